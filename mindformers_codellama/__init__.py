@@ -1,0 +1,3 @@
+"""Code Llama on MindSpore."""
+
+__version__ = "0.1.0"

@@ -1,0 +1,1 @@
+"""Decoders: the network behind the interface that generate asks for."""

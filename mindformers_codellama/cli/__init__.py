@@ -1,0 +1,1 @@
+"""The codellama command; the only layer that prints."""

@@ -1,0 +1,1 @@
+"""Records to token rows to mindrecord to batches."""

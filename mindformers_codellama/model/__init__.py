@@ -1,0 +1,1 @@
+"""The network, for one device; attribute names are the checkpoint contract."""

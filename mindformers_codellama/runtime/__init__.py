@@ -1,0 +1,1 @@
+"""The only place that sets MindSpore's context, and the table of its dtypes."""

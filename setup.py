@@ -1,0 +1,39 @@
+"""Package metadata of mindformers_codellama."""
+
+from pathlib import Path
+
+from setuptools import find_packages, setup
+
+HERE = Path(__file__).parent
+
+CORE = [
+    "mindspore>=2.9,<2.11",
+    "numpy>=1.25,<2",
+    "sentencepiece>=0.2",
+    "safetensors>=0.4.3",
+    "ml_dtypes>=0.4,<0.6",
+    "pyyaml>=6",
+    "tqdm>=4.66",
+    "fschat>=0.2.36",
+    "tensorboardX>=2.6",
+    "matplotlib>=3.8",
+    "shtab>=1.7",
+]
+TEST = ["pytest>=8", "pytest-timeout>=2.3", "hypothesis>=6", "torch==2.13.0", "transformers>=4.57,<6"]
+LINT = ["ruff>=0.9", "mypy>=1.14", "import-linter>=2.1", "types-PyYAML", "types-tqdm"]
+MINDFORMERS = ["mindspore>=2.9,<2.10", "mindformers==1.9.*"]
+
+setup(
+    name="mindformers_codellama",
+    version="0.1.0",
+    description="Code Llama on MindSpore: pretrain, finetune, generate; one laptop CPU to an Ascend cluster",
+    long_description=(HERE / "README.md").read_text(encoding="utf-8") if (HERE / "README.md").exists() else "",
+    long_description_content_type="text/markdown",
+    license="Apache-2.0",
+    python_requires=">=3.10,<3.13",
+    packages=find_packages(include=["mindformers_codellama", "mindformers_codellama.*"]),
+    package_data={"mindformers_codellama": ["py.typed", "**/assets/**/*", "**/assets/*"]},
+    install_requires=CORE,
+    extras_require={"test": TEST, "lint": LINT, "dev": TEST + LINT, "mindformers": MINDFORMERS},
+    entry_points={"console_scripts": ["codellama=mindformers_codellama.cli.main:main"]},
+)
