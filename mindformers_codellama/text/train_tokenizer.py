@@ -1,0 +1,144 @@
+"""Train a SentencePiece tokenizer with Llama's settings; the shipped tiny one was made by `train_tiny_tokenizer`.
+
+The settings are those stored in Llama 2's own `tokenizer.model` (its `trainer_spec` was read): BPE, byte fallback, digits
+one by one, identity normalization, whitespace kept, `<unk>` 0, `<s>` 1, `</s>` 2, no padding piece.
+
+The four infilling pieces come last, as in Code Llama. They are CONTROL pieces: text that spells `<PRE>` is then never turned
+into the id by `encode`, whatever was learned, and decoding an id gives no text. USER_DEFINED would match inside text (a user's
+source file could open an infilling request), and UNUSED or NORMAL can be reached by merges.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import logging
+import os
+import struct
+import sysconfig
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+import sentencepiece
+
+from mindformers_codellama.errors import TokenizerError
+from mindformers_codellama.text.prompts import alpaca_prompt
+from mindformers_codellama.text.wire import field_bytes, field_varint
+from mindformers_codellama.text.write import write_bytes
+
+INFILLING_PIECES = ("\u2581<PRE>", "\u2581<SUF>", "\u2581<MID>", "\u2581<EOT>")
+CONTROL_PIECE = 3
+"""`ModelProto.SentencePiece.Type.CONTROL` of sentencepiece_model.proto."""
+WHITE_SMILING_FACE = "\u263a"
+"""Must be one piece: Meta's infilling encoder puts it before the text and cuts it off again."""
+TINY_VOCAB_SIZE = 2048
+TINY_CORPUS_BYTES = 6_000_000
+CONVERSATION_SYSTEM = (
+    "A chat between a curious user and an artificial intelligence assistant. "
+    "The assistant gives helpful, detailed, and polite answers to the user's questions."
+)
+"""System text of the vicuna v1.1 template (FastChat) that the instruction rows open with; short for the tiny model too."""
+INSTRUCTION_REPEATS = 30
+"""Times the instruction texts enter the tiny corpus, so that prompts, too, become few pieces."""
+SKIPPED_PACKAGES = frozenset(
+    {"site-packages", "dist-packages", "test", "tests", "idlelib", "lib2to3", "turtledemo", "encodings", "pydoc_data", "ensurepip", "config"}
+)
+
+logger = logging.getLogger(__name__)
+
+
+def train_tokenizer(lines: Iterable[str], output: Path, *, vocab_size: int, infilling: bool = True, force: bool = False) -> Path:
+    """Train on `lines` and write `output`, a `tokenizer.model` of exactly `vocab_size` pieces.
+
+    One thread and no sampling: the same lines give the same bytes with the same version of sentencepiece.
+
+    Args:
+        lines: text without line ends; lines over 4192 bytes are left out by the trainer.
+        output: file to write; an existing one is refused unless `force`.
+        vocab_size: all pieces, with the 3 special, the 256 byte and the infilling ones.
+        infilling: append the four infilling pieces as the last ids.
+        force: replace an existing file.
+
+    Raises:
+        TokenizerError: the text is too small or too poor for that many pieces, or the file cannot be written.
+    """
+    extra = INFILLING_PIECES if infilling else ()
+    model = io.BytesIO()
+    try:
+        sentencepiece.SentencePieceTrainer.train(
+            sentence_iterator=iter(lines),
+            model_writer=model,
+            model_type="bpe",
+            vocab_size=vocab_size - len(extra),
+            byte_fallback=True,
+            split_digits=True,
+            normalization_rule_name="identity",
+            remove_extra_whitespaces=False,
+            add_dummy_prefix=True,
+            allow_whitespace_only_pieces=True,
+            character_coverage=0.99995,
+            required_chars=WHITE_SMILING_FACE,
+            max_sentence_length=4192,
+            max_sentencepiece_length=16,
+            unk_id=0,
+            bos_id=1,
+            eos_id=2,
+            pad_id=-1,
+            num_threads=1,
+            shuffle_input_sentence=False,
+            minloglevel=2,
+        )
+    except (RuntimeError, OSError) as error:
+        raise TokenizerError(
+            output, f"sentencepiece could not train {vocab_size} pieces: {error}", fix="give more text or a smaller --vocab_size."
+        ) from error
+    write_bytes(output, append_control_pieces(model.getvalue(), extra, vocab_size), force=force)
+    logger.info("wrote %s with %d pieces", output, vocab_size)
+    return output
+
+
+def append_control_pieces(model: bytes, pieces: Iterable[str], vocab_size: int) -> bytes:
+    """Add CONTROL pieces behind the last id and set `trainer_spec.vocab_size`.
+
+    A protobuf message is the concatenation of its fields: repeated fields append and embedded messages merge, so this needs
+    no protobuf package. Field numbers: sentencepiece_model.proto (ModelProto.pieces 1, trainer_spec 2; SentencePiece.piece 1,
+    score 2, type 3; TrainerSpec.vocab_size 4).
+    """
+    parts = [model]
+    for piece in pieces:
+        body = field_bytes(1, piece.encode()) + b"\x15" + struct.pack("<f", 0.0) + field_varint(3, CONTROL_PIECE)
+        parts.append(field_bytes(1, body))
+    parts.append(field_bytes(2, field_varint(4, vocab_size)))
+    return b"".join(parts)
+
+
+def standard_library_files() -> list[Path]:
+    """Python's own source files in a fixed order, without tests, tables and installed packages."""
+    root = Path(sysconfig.get_paths()["stdlib"])
+    files = []
+    for folder, names, file_names in os.walk(root):
+        names[:] = sorted(name for name in names if name not in SKIPPED_PACKAGES and not name.startswith(("config-", "__")))
+        files.extend(Path(folder, name) for name in sorted(file_names) if name.endswith(".py"))
+    return files
+
+
+def tiny_corpus(instructions: Path, *, code_bytes: int = TINY_CORPUS_BYTES) -> Iterator[str]:
+    """Lines of the standard library up to `code_bytes`, then the instructions in their Alpaca prompts, repeated."""
+    used = 0
+    for path in standard_library_files():
+        text = path.read_text(encoding="utf-8", errors="ignore")
+        used += len(text)
+        if used > code_bytes:
+            break
+        yield from text.splitlines()
+    records = json.loads(instructions.read_text(encoding="utf-8"))
+    for _ in range(INSTRUCTION_REPEATS):
+        for record in records:
+            text = f"{CONVERSATION_SYSTEM} USER: {alpaca_prompt(record['instruction'], record['input'])} ASSISTANT: {record['output']}"
+            yield from text.splitlines()
+
+
+def train_tiny_tokenizer(output: Path, *, force: bool = False) -> Path:
+    """Make a tokenizer as the shipped one was made; equal bytes only on the same Python and sentencepiece versions."""
+    instructions = Path(__file__).parents[1] / "data" / "assets" / "tiny_instructions.json"
+    return train_tokenizer(tiny_corpus(instructions), output, vocab_size=TINY_VOCAB_SIZE, force=force)
