@@ -1,0 +1,210 @@
+"""One training step: forward, backward, unscale, clip, and the update unless a gradient overflowed.
+
+Everything on the device is one compiled graph (two when gradients are accumulated); scalars that change
+from step to step enter as tensors, so nothing is compiled again. Order and formulas are MindFormers'
+`MFTrainOneStepCell`; overflow is read off the global norm, which no NPU-only operator is needed for.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import mindspore as ms
+import numpy as np
+from mindspore import nn, ops
+
+from mindformers_codellama.train.loss_scale import LossScale
+from mindformers_codellama.train.optimizer import AdamUpdate
+
+COLUMNS = ("input_ids", "labels", "segment_ids", "position_ids")
+"""Columns of a batch in the order of the loss Cell's inputs."""
+CLIP_EPS = 1e-6
+"""Added to the norm before dividing (MindFormers' value)."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class StepResult:
+    """What one step reports."""
+
+    loss: float
+    """Mean over micro steps of their mean token loss, unscaled."""
+    grad_norm: float
+    """Global norm of the unscaled gradient before clipping; not finite on overflow."""
+    overflow: bool
+    """Whether the update was skipped."""
+
+
+class ScaledLoss(nn.Cell):
+    """`(loss * scale, loss)` of a batch whose columns come in the order of `COLUMNS`, absent ones left out."""
+
+    def __init__(self, loss: nn.Cell, columns: tuple[str, ...]) -> None:
+        super().__init__(auto_prefix=False)
+        assert columns[:1] == COLUMNS[:1], f"first column must be {COLUMNS[0]}, got {columns}"
+        self.loss = loss
+        self.at_labels, self.at_segments, self.at_positions = (columns.index(name) if name in columns else -1 for name in COLUMNS[1:])
+
+    def construct(self, scale: ms.Tensor, *columns: ms.Tensor) -> tuple[ms.Tensor, ms.Tensor]:
+        """`scale` is a float32 scalar, columns are int32 `(B, S + 1)`."""
+        labels = columns[self.at_labels] if self.at_labels >= 0 else None
+        segments = columns[self.at_segments] if self.at_segments >= 0 else None
+        positions = columns[self.at_positions] if self.at_positions >= 0 else None
+        loss = self.loss(columns[0], labels, segments, positions)
+        return loss * scale, loss
+
+
+class Gradients(nn.Cell):
+    """Loss and gradients with respect to every trainable parameter."""
+
+    def __init__(self, loss: nn.Cell, columns: tuple[str, ...], parameters: Sequence[ms.Parameter]) -> None:
+        super().__init__(auto_prefix=False)
+        self.scaled_loss = ScaledLoss(loss, columns)
+        self.gradient = ops.value_and_grad(self.scaled_loss, None, ms.ParameterTuple(parameters), has_aux=True)
+
+    def construct(self, scale: ms.Tensor, *columns: ms.Tensor) -> tuple[ms.Tensor, tuple[ms.Tensor, ...]]:
+        """The plain loss and the gradients of `loss * scale`."""
+        (_, loss), gradients = self.gradient(scale, *columns)
+        return loss, gradients
+
+
+class ClippedUpdate(nn.Cell):
+    """Unscale, measure, clip and update; a norm that is not finite leaves every parameter as it was.
+
+    Args:
+        update: changes the parameters.
+        max_grad_norm: bound of the global norm; None does not clip.
+    """
+
+    def __init__(self, update: AdamUpdate, max_grad_norm: float | None) -> None:
+        super().__init__(auto_prefix=False)
+        self.update = update
+        self.clips = max_grad_norm is not None
+        self.max_norm = ms.Tensor(max_grad_norm or 1.0, ms.float32)
+        self.one = ms.Tensor(1.0, ms.float32)
+
+    def construct(self, gradients: tuple[ms.Tensor, ...], unscale: ms.Tensor, coefficients: ms.Tensor) -> ms.Tensor:
+        """Global norm of `gradients * unscale` (float32 scalar); `coefficients` as `AdamUpdate` takes them."""
+        squares: tuple[ms.Tensor, ...] = ()
+        for gradient in gradients:
+            squares = squares + (ops.reduce_sum(ops.square(ops.cast(gradient, ms.float32) * unscale)),)
+        norm = ops.sqrt(ops.addn(squares))
+        factor = unscale
+        if self.clips:
+            share = ops.minimum(self.max_norm / (ops.maximum(norm, self.max_norm) + CLIP_EPS), self.one)
+            factor = unscale * share
+        if ops.isfinite(norm):
+            norm = ops.depend(norm, self.update(gradients, factor, coefficients))
+        return norm
+
+
+class WholeStep(nn.Cell):
+    """Forward, backward and update in one graph."""
+
+    def __init__(self, gradients: Gradients, update: ClippedUpdate) -> None:
+        super().__init__(auto_prefix=False)
+        self.gradients = gradients
+        self.update = update
+
+    def construct(self, scale: ms.Tensor, unscale: ms.Tensor, coefficients: ms.Tensor, *columns: ms.Tensor) -> tuple[ms.Tensor, ms.Tensor]:
+        """`(loss, norm)`."""
+        loss, gradients = self.gradients(scale, *columns)
+        return loss, self.update(gradients, unscale, coefficients)
+
+
+class MicroStep(nn.Cell):
+    """Forward and backward; gradients are added to `accu_grads.<name>`, or replace what is there.
+
+    Args:
+        gradients: forward and backward.
+        sums: one float32 parameter per gradient.
+        fresh: replace instead of add, for the first micro step.
+    """
+
+    def __init__(self, gradients: Gradients, sums: ms.ParameterTuple, *, fresh: bool) -> None:
+        super().__init__(auto_prefix=False)
+        self.gradients = gradients
+        self.sums = sums
+        self.count = len(sums)
+        self.fresh = fresh
+
+    def construct(self, scale: ms.Tensor, *columns: ms.Tensor) -> ms.Tensor:
+        """The loss of this micro step."""
+        loss, gradients = self.gradients(scale, *columns)
+        for i in range(self.count):
+            gradient = ops.cast(gradients[i], ms.float32)
+            done = ops.assign(self.sums[i], gradient) if self.fresh else ops.assign_add(self.sums[i], gradient)
+            loss = ops.depend(loss, done)
+        return loss
+
+
+class SummedUpdate(nn.Cell):
+    """The update from the sums of `MicroStep`."""
+
+    def __init__(self, update: ClippedUpdate, sums: ms.ParameterTuple) -> None:
+        super().__init__(auto_prefix=False)
+        self.update = update
+        self.sums = sums
+
+    def construct(self, unscale: ms.Tensor, coefficients: ms.Tensor) -> ms.Tensor:
+        """The norm."""
+        return self.update(self.sums, unscale, coefficients)
+
+
+class TrainStep:
+    """Callable that makes one optimizer step out of one or several micro batches.
+
+    The gradient of a step is the mean over micro steps of the gradients of their mean losses, as in
+    MindFormers. That equals one large batch exactly only when every micro batch holds the same number
+    of trained tokens; otherwise tokens of micro batches with fewer of them weigh more.
+
+    Args:
+        loss: Cell from `(input_ids, labels, segment_ids, position_ids)` to a float32 scalar.
+        update: the optimizer.
+        columns: columns every batch has, a subset of `COLUMNS`.
+        micro_steps: micro batches per step, at least 1.
+        max_grad_norm: bound of the global norm; None does not clip.
+    """
+
+    def __init__(
+        self, loss: nn.Cell, update: AdamUpdate, *, columns: Sequence[str], micro_steps: int = 1, max_grad_norm: float | None = None
+    ) -> None:
+        self.columns = tuple(name for name in COLUMNS if name in columns)
+        self.micro_steps = micro_steps
+        self.update = update
+        clipped = ClippedUpdate(update, max_grad_norm)
+        gradients = Gradients(loss, self.columns, update.parameters)
+        if micro_steps == 1:
+            self.whole = WholeStep(gradients, clipped)
+            return
+        zeros = [ms.Tensor(np.zeros(p.shape, np.float32)) for p in update.parameters]
+        names = [f"accu_grads.{p.name}" for p in update.parameters]
+        sums = ms.ParameterTuple([ms.Parameter(z, name=n, requires_grad=False) for z, n in zip(zeros, names, strict=True)])
+        self.first = MicroStep(gradients, sums, fresh=True)
+        self.more = MicroStep(Gradients(loss, self.columns, update.parameters), sums, fresh=False)
+        self.summed = SummedUpdate(clipped, sums)
+
+    def __call__(self, batches: Sequence[Mapping[str, np.ndarray]], *, updates: int, learning_rate: float, scale: LossScale) -> StepResult:
+        """Run one step.
+
+        Args:
+            batches: `micro_steps` batches of int32 `(B, S + 1)` columns.
+            updates: optimizer updates already made.
+            learning_rate: rate of this update.
+            scale: loss scale of this step.
+        """
+        assert len(batches) == self.micro_steps, f"{len(batches)} micro batches for {self.micro_steps} micro steps"
+        coefficients = ms.Tensor(self.update.settings.coefficients(updates, learning_rate))
+        sense = ms.Tensor(scale.value, ms.float32)
+        unscale = ms.Tensor(1.0 / (scale.value * self.micro_steps), ms.float32)
+        if self.micro_steps == 1:
+            loss, norm = self.whole(sense, unscale, coefficients, *self._inputs(batches[0]))
+            mean = float(loss.asnumpy())
+        else:
+            losses = [(self.more if i else self.first)(sense, *self._inputs(batch)) for i, batch in enumerate(batches)]
+            norm = self.summed(unscale, coefficients)
+            mean = float(np.mean([loss.asnumpy() for loss in losses], dtype=np.float64))
+        grad_norm = float(norm.asnumpy())
+        return StepResult(loss=mean, grad_norm=grad_norm, overflow=not np.isfinite(grad_norm))
+
+    def _inputs(self, batch: Mapping[str, np.ndarray]) -> list[ms.Tensor]:
+        return [ms.Tensor(batch[name], ms.int32) for name in self.columns]
