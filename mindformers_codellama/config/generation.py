@@ -41,6 +41,10 @@ class GenerationConfig:
     """Draw among the fewest tokens whose probability reaches this, in (0, 1]. Not used when `do_sample` is False."""
     repetition_penalty: float = 1.0
     """Positive logits of tokens already seen are divided by this, negative ones multiplied; above 0."""
+    encoder_repetition_penalty: float = 1.0
+    """The same for the tokens of the prompt, the other way round: above 1 makes them more likely."""
+    renormalize_logits: bool = False
+    """Turn the logits into log-probabilities again after top-k and top-p; changes no token."""
     num_beams: int = 1
     """Beams kept; above 1 means beam search, which does not draw."""
     length_penalty: float = 1.0
@@ -98,6 +102,7 @@ class GenerationConfig:
             ("top_k", self.top_k >= 0, "at least 0", "0 keeps all tokens."),
             ("top_p", 0 < self.top_p <= 1, "above 0 and at most 1", "1 keeps all tokens."),
             ("repetition_penalty", 0 < self.repetition_penalty < math.inf, "above 0", "1 is no penalty."),
+            ("encoder_repetition_penalty", 0 < self.encoder_repetition_penalty < math.inf, "above 0", "1 is no penalty."),
             ("num_beams", self.num_beams >= 1, "at least 1", "1 is no beam search."),
             ("length_penalty", math.isfinite(self.length_penalty), "a finite number", ""),
             ("eos_token_ids", all(token >= 0 for token in self.eos_token_ids), "token ids, at least 0", ""),
