@@ -1,0 +1,80 @@
+"""`LlamaNetwork`: token ids to logits, whole rows at once."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import mindspore as ms
+from mindspore import nn, ops
+
+from mindformers_codellama.config.model_config import ModelConfig
+from mindformers_codellama.model.attention import additive_mask
+from mindformers_codellama.model.decoder import DecoderStack
+from mindformers_codellama.model.linear import Linear
+from mindformers_codellama.runtime.dtypes import mindspore_dtype
+
+
+class LlamaNetwork(nn.Cell):
+    """The Llama decoder with its output head; parameter names are MindFormers'.
+
+    Weights are zero until `model.initial.init_parameters` or a checkpoint fills them.
+
+    Args:
+        config: sizes, dtypes and rotary settings; `seq_length` is the longest row.
+    """
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.pad_token_id = config.pad_token_id
+        self.mask_dtype = mindspore_dtype(config.softmax_compute_dtype)
+        self.model = DecoderStack(config)
+        self.lm_head = Linear(
+            config.hidden_size,
+            config.vocab_size,
+            compute_dtype=mindspore_dtype(config.compute_dtype),
+            param_dtype=mindspore_dtype(config.param_init_dtype),
+        )
+
+    def construct(
+        self, input_ids_BS: ms.Tensor, position_ids_BS: ms.Tensor | None = None, segment_ids_BS: ms.Tensor | None = None
+    ) -> ms.Tensor:
+        """Logits of every position.
+
+        A token sees itself and what stands before it, except pad tokens and, when `segment_ids` are
+        given, tokens of another segment. Rows of only pads give finite numbers without meaning.
+
+        Args:
+            input_ids_BS: int32 `(B, S)`, S <= seq_length, ids in [0, V).
+            position_ids_BS: int32 `(B, S)` in [0, seq_length); 0..S-1 when None.
+            segment_ids_BS: int32 `(B, S)`, equal numbers belong to one packed sample; None for one sample per row.
+
+        Returns:
+            float32 `(B, S, V)`.
+        """
+        mask_B11ST = self.mask(input_ids_BS, segment_ids_BS)
+        return self.head(self.model(input_ids_BS, position_ids_BS, mask_B11ST))
+
+    def mask(self, input_ids_BS: ms.Tensor, segment_ids_BS: ms.Tensor | None) -> ms.Tensor:
+        """Additive mask `(B, 1, 1, S, S)`: causal, without pad keys, within segments."""
+        length = input_ids_BS.shape[1]
+        order_S = ops.arange(length)
+        causal_1ST = ops.reshape(order_S, (1, 1, length)) <= ops.reshape(order_S, (1, length, 1))
+        visible_BST = ops.logical_and(causal_1ST, ops.expand_dims(input_ids_BS != self.pad_token_id, 1))
+        if segment_ids_BS is not None:
+            same_BST = ops.expand_dims(segment_ids_BS, 2) == ops.expand_dims(segment_ids_BS, 1)
+            visible_BST = ops.logical_and(visible_BST, same_BST)
+        return additive_mask(visible_BST, self.mask_dtype)
+
+    def head(self, hidden_BSD: ms.Tensor) -> ms.Tensor:
+        """float32 logits of hidden states."""
+        return ops.cast(self.lm_head(hidden_BSD), ms.float32)
+
+    def recompute_blocks(self, blocks: Iterable[int] | None = None) -> None:
+        """Keep only the inputs of these blocks (all when None) for the backward pass, and run them again there.
+
+        Trades about a third more arithmetic for the memory of the blocks' activations. Call once, before compiling.
+        """
+        chosen = range(len(self.model.layers)) if blocks is None else blocks
+        for index in chosen:
+            self.model.layers[index].recompute()

@@ -1,0 +1,112 @@
+"""MindSpore's context: device, mode and threads. No other module calls `mindspore.set_context` and its kin."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import mindspore as ms
+
+from mindformers_codellama.config.read import read_section
+from mindformers_codellama.config.sections_parallel import ContextSection
+from mindformers_codellama.errors import ConfigError, EnvironmentFault
+from mindformers_codellama.runtime.cores import usable_cores
+
+DEVICES = ("CPU", "Ascend")
+
+logger = logging.getLogger(__name__)
+
+
+def current_device() -> str:
+    """`CPU` or `Ascend`: where Cells built now will run."""
+    return str(ms.get_context("device_target"))
+
+
+def enter_context(context: ContextSection) -> None:
+    """Set device, mode, recursion limit and threads. May be called again; the device stays what it first was.
+
+    MindSpore's worker threads spin while they wait, so more of them than cores slow everything down:
+    None of `runtime_num_threads` means the cores this process may use.
+
+    Args:
+        context: section `context`; on Ascend, DEVICE_ID of the environment wins over `device_id`.
+
+    Raises:
+        ConfigError: a device this package does not run on.
+        EnvironmentFault: a device that this machine or MindSpore build does not have, or a second device.
+    """
+    if context.device_target not in DEVICES:
+        raise ConfigError("context.device_target", f"got {context.device_target!r}.", fix=f"one of {', '.join(DEVICES)}.")
+    _set_device(context)
+    ms.set_context(mode=ms.PYNATIVE_MODE if context.mode == 1 else ms.GRAPH_MODE)
+    ms.set_recursion_limit(context.max_call_depth)
+    if context.save_graphs:
+        ms.set_context(save_graphs=context.save_graphs, save_graphs_path=str(Path(context.save_graphs_path)))
+    if context.jit_config.jit_level:
+        ms.set_context(jit_config={"jit_level": context.jit_config.jit_level})
+    threads = context.runtime_num_threads or usable_cores()
+    if context.device_target == "CPU":
+        ms.device_context.cpu.op_tuning.threads_num(threads)
+    else:
+        _set_ascend(context, threads)
+    mode = "PyNative" if context.mode == 1 else "graph"
+    logger.info("MindSpore %s on %s, %s mode, %s threads", ms.__version__, context.device_target, mode, threads)
+
+
+def _set_device(context: ContextSection) -> None:
+    device_id = int(os.environ.get("DEVICE_ID", context.device_id))
+    try:
+        if context.device_target == "CPU":
+            ms.set_device("CPU")
+        else:
+            ms.set_device(context.device_target, device_id)
+    except (RuntimeError, ValueError) as error:
+        first_line = (str(error).strip().splitlines() or ["no reason given"])[0]
+        problem = f"{context.device_target} cannot be used by this process: {first_line}"
+        fix = "write context.device_target: CPU, or install MindSpore for the device; one process keeps the device it began with."
+        raise EnvironmentFault("context.device_target", problem, fix=fix) from error
+
+
+def _set_ascend(context: ContextSection, threads: int) -> None:
+    """Settings that only Ascend knows. Not run on Ascend."""
+    ms.runtime.dispatch_threads_num(threads)
+    ms.runtime.set_memory(max_size=context.max_device_memory)
+    if context.ascend_config.precision_mode:
+        ms.device_context.ascend.op_precision.precision_mode(context.ascend_config.precision_mode)
+
+
+def init_context(use_parallel: bool = False, context_config: Any = None, parallel_config: Any = None) -> tuple[int, int]:
+    """MindFormers' way into the context, for its scripts.
+
+    Args:
+        use_parallel: True is refused in a process that was not started as one of several ranks.
+        context_config: section `context` as a mapping, a `ContextConfig` or a `ContextSection`.
+        parallel_config: section `parallel`; read only when `use_parallel` is True.
+
+    Returns:
+        (rank, number of ranks): (0, 1).
+
+    Raises:
+        ConfigError: unknown keys or values of `context_config`, or parallel running asked of one process.
+    """
+    if use_parallel:
+        ranks = os.environ.get("MS_WORKER_NUM") or os.environ.get("RANK_SIZE") or "1"
+        asked = "" if parallel_config is None else f" with parallel_mode {dict(_as_mapping(parallel_config)).get('parallel_mode', 1)}"
+        problem = f"got True{asked}, but this package runs one process on one device (ranks in the environment: {ranks})."
+        raise ConfigError("use_parallel", problem, fix="write use_parallel: False, or pass use_parallel=False.")
+    if isinstance(context_config, ContextSection):
+        enter_context(context_config)
+    else:
+        enter_context(read_section(ContextSection, _as_mapping(context_config), name="context"))
+    return 0, 1
+
+
+def _as_mapping(settings: Any) -> Mapping[str, Any]:
+    """A mapping, the attributes of an object, or nothing, as a mapping without None values."""
+    if settings is None:
+        return {}
+    values = settings if isinstance(settings, Mapping) else vars(settings)
+    return {str(key): value for key, value in values.items() if value is not None and not str(key).startswith("_")}
