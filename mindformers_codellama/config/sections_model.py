@@ -83,7 +83,7 @@ class LlamaSettings:
     qkv_has_bias: bool = False
     """Biases on the query, key and value products."""
     qkv_concat: bool = False
-    """One weight for query, key and value; False is the one value we have (checkpoints of both kinds load)."""
+    """One weight for query, key and value; False is the one value we have."""
     use_past: bool = False
     """Keep keys and values while generating. Training never does."""
     extend_method: str = key("None", choices=EXTEND_METHODS)

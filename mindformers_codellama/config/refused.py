@@ -1,0 +1,119 @@
+"""Keys of MindFormers that ask for something this version does not do, as data.
+
+A key is refused only for a value that asks for it; every other value loads. Each row says why,
+and what to write instead. Companions (settings of a refused switch) are accepted at any value.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, fields, is_dataclass
+from typing import Any
+
+from mindformers_codellama.config.sections_callbacks import CALLBACK_TYPES
+from mindformers_codellama.errors import CodeLlamaError, ConfigError
+
+OBS_PLACEHOLDER = "Please input obs url on AICC platform."
+
+
+@dataclass(frozen=True)
+class Refusal:
+    """Values that ask for nothing, why others are refused, and what to write."""
+
+    allowed: tuple[object, ...]
+    why: str
+    instead: str
+
+
+_OFF = (False, None)
+
+REFUSED: Mapping[str, Refusal] = {
+    "only_save_strategy": Refusal(
+        _OFF, "strategy files are written by runs on several ranks, which this version does not have.", "write False."
+    ),
+    "micro_batch_interleave_num": Refusal(
+        (1,),
+        "interleaving hides communication between ranks.",
+        "write 1; runner_config.gradient_accumulation_steps gives the same global batch.",
+    ),
+    "auto_tune": Refusal(_OFF, "MindData's own tuning is not used.", "write False; num_parallel_workers sets the reading threads."),
+    "profile": Refusal(
+        _OFF, "MindSpore's profiler is not started from the configuration.", "write False and profile from outside, e.g. py-spy or msprof."
+    ),
+    "layer_scale": Refusal(_OFF, "one learning rate serves all layers.", "write False."),
+    "lr_scale": Refusal(
+        _OFF, "the learning rate is not scaled by the batch.", "write False and the learning rate you want in lr_schedule."
+    ),
+    "remote_save_url": Refusal(("", OBS_PLACEHOLDER), "nothing is uploaded.", "leave it empty and copy output_dir when the run has ended."),
+    "train_dataset.numa_enable": Refusal(
+        _OFF, "reading is not bound to a memory node.", "write False and start under `numactl --cpunodebind=N`."
+    ),
+    "train_dataset.eod_reset": Refusal(
+        _OFF,
+        "documents are separated when the file is prepared.",
+        "write False, prepare with packing and read segment_ids and position_ids.",
+    ),
+    "train_dataset.auto_tune": Refusal(
+        _OFF, "MindData's own tuning is not used.", "write False; num_parallel_workers sets the reading threads."
+    ),
+    "train_dataset.profile": Refusal(_OFF, "reading is not profiled.", "write False."),
+    "callbacks.CheckpointMonitor.async_save": Refusal(
+        _OFF, "a save is finished before the next step begins, so that it is whole.", "write False."
+    ),
+    "callbacks.CheckpointMonitor.keep_checkpoint_per_n_minutes": Refusal(
+        (0, None), "saves are kept by number.", "write 0 and set keep_checkpoint_max."
+    ),
+    "callbacks.CheckpointMonitor.save_trainable_params": Refusal(_OFF, "every weight is trained.", "write False."),
+    "context.enable_graph_kernel": Refusal(_OFF, "graph kernel fusion is not used.", "write False."),
+    "recompute_config.select_recompute": Refusal(
+        _OFF, "blocks are recomputed whole or not at all.", "write select_recompute: False and recompute: True."
+    ),
+    "parallel_config.expert_parallel": Refusal((1, None), "there are no experts.", "write 1."),
+    "parallel_config.context_parallel": Refusal((1, None), "attention is not cut along positions.", "write 1."),
+    "moe_config.expert_num": Refusal((1, None), "Code Llama has no experts.", "take moe_config out."),
+    "model.model_config.qkv_concat": Refusal(_OFF, "query, key and value are three weights.", "write False."),
+    "model.model_config.use_kvcache_op": Refusal(_OFF, "Ascend's cache operators are not used.", "write False and use_past: True."),
+    "model.model_config.use_paged_attention": Refusal(_OFF, "the cache is not paged.", "write False and use_past: True."),
+    "model.model_config.fine_grain_interleave": Refusal((1, None), "it overlaps communication between ranks.", "write 1."),
+    "model.model_config.tie_word_embeddings": Refusal(_OFF, "Code Llama and Llama 2 have an output head of their own.", "write False."),
+}
+"""Key (callbacks by type, both datasets under `train_dataset`) to what is refused about it."""
+
+
+def lookup_name(path: tuple[str | int, ...]) -> str:
+    """The table's name of a key path; list positions stand for nothing."""
+    name = ".".join(part for part in path if isinstance(part, str))
+    for other, same in (("eval_dataset.", "train_dataset."), ("eval_callbacks.", "callbacks.")):
+        if name.startswith(other):
+            return same + name[len(other) :]
+    return name
+
+
+def refusal(path: tuple[str | int, ...], value: object, *, where: str) -> CodeLlamaError | None:
+    """The error for a value that asks for something refused; None when it does not.
+
+    Args:
+        path: key path; a callback's position is followed by its canonical class name.
+        value: the value read.
+        where: the place named in the error.
+    """
+    row = REFUSED.get(lookup_name(path))
+    if row is None or any(value == item and isinstance(value, bool) == isinstance(item, bool) for item in row.allowed):
+        return None
+    return ConfigError(where, f"got {value!r}, not available: {row.why}", fix=row.instead)
+
+
+def refused_findings(section: Any, path: tuple[str | int, ...] = ()) -> Iterator[CodeLlamaError]:
+    """The same for a configuration built in Python: every refused value in the tree."""
+    if is_dataclass(section) and not isinstance(section, type):
+        if type(section) in CALLBACK_TYPES.values():
+            path = (*path, type(section).__name__)
+        for item in fields(section):
+            yield from refused_findings(getattr(section, item.name), (*path, item.name))
+    elif isinstance(section, tuple):
+        for item in section:
+            yield from refused_findings(item, path)
+    else:
+        found = refusal(path, section, where=".".join(str(part) for part in path))
+        if found:
+            yield found
