@@ -1,0 +1,92 @@
+"""The log line character by character, the time left, the curve and what is recorded."""
+
+import json
+import struct
+
+import pytest
+
+from mindformers_codellama.config.sections import TrainLogSection
+from mindformers_codellama.train.monitor import StepReport, Stopwatch, bar_line, log_line, terminal_curve
+from mindformers_codellama.train.record import JSONL_NAME, Recorder, read_lines
+
+
+def report(step=4, **change):
+    facts = {
+        "step": step, "total_steps": 100, "epoch": 1, "epochs": 2, "step_in_epoch": step, "epoch_size": 50, "loss": 1.2344,
+        "mean_loss": 1.5, "learning_rate": 1e-5, "grad_norm": 0.7, "loss_scale": 65536, "overflow": False,
+        "seconds_per_step": 0.1235, "samples": 8, "tokens": 2048,
+    }  # fmt: skip
+    return StepReport(**facts | change)
+
+
+def test_the_sink_line_is_the_one_mindformers_prints():
+    expected = (
+        "{ Epoch:[  1/  2], step:[    4/   50], loss: 1.234, per_step_time: 123ms, lr: 1e-05, overflow cond: False, loss_scale: 65536.0"
+    )
+    assert log_line(report(), sink_mode=True) == expected
+
+
+def test_without_sink_the_line_has_the_mean_of_the_epoch():
+    assert "loss:[1.234/1.500], per_step_time" in log_line(report(), sink_mode=False)
+
+
+def test_the_bar_line_has_share_bar_throughput_and_time_left():
+    expected = "   4.0% |" + chr(0x2588) * 2 + " " * 48 + "| 64.78 samples/s/p  0:01:02 }"
+    assert bar_line(report(), seconds_left=62.7) == expected
+    assert bar_line(report(step=100), seconds_left=0).startswith("  100.0% |" + chr(0x2588) * 50 + "|")
+
+
+def test_the_step_that_compiles_does_not_count_for_the_time_left():
+    watch = Stopwatch()
+    watch.add(60.0)
+    assert watch.left(1) == 60.0
+    watch.add(0.5)
+    watch.add(0.5)
+    assert watch.left(10) == pytest.approx(5.0)
+
+
+def test_the_terminal_curve_falls_from_the_upper_left_to_the_lower_right():
+    drawn = terminal_curve([10 - i * 0.1 for i in range(100)], width=20, height=4).splitlines()
+    assert drawn[0] == "loss: 10.000 at the start, 0.300 at the end"
+    top, bottom = drawn[1].split("|")[1], drawn[4].split("|")[1]
+    assert len(top) < len(bottom)
+    assert len(bottom) == 20
+    assert terminal_curve([float("nan")]) == ""
+
+
+def test_jsonl_tensorboard_and_png_are_written_and_nan_becomes_null(tmp_path):
+    recorder = Recorder(tmp_path / "log", TrainLogSection())
+    for step in range(1, 4):
+        recorder.step(report(step, grad_norm=float("inf") if step == 2 else 0.5))
+    recorder.evaluation(3, loss=1.0, perplexity=2.718)
+    picture = recorder.plot()
+    recorder.close()
+    lines = [json.loads(line) for line in (tmp_path / "log" / JSONL_NAME).read_text().splitlines()]
+    assert [line["step"] for line in lines] == [1, 2, 3, 3]
+    assert lines[1]["grad_norm"] is None
+    assert lines[3] == {"step": 3, "eval_loss": 1.0, "perplexity": 2.718}
+    head = picture.read_bytes()[:24]
+    assert head[:8] == b"\x89PNG\r\n\x1a\n"
+    assert struct.unpack(">II", head[16:24]) > (400, 200)
+    assert list((tmp_path / "log" / "tensorboard").glob("events.*"))
+
+
+def test_a_resumed_log_drops_steps_that_are_made_again_and_a_cut_off_line(tmp_path):
+    first = Recorder(tmp_path, TrainLogSection(tensorboard=False))
+    for step in range(1, 6):
+        first.step(report(step))
+    first.close()
+    with (tmp_path / JSONL_NAME).open("a") as file:
+        file.write('{"step": 6, "lo')
+    again = Recorder(tmp_path, TrainLogSection(tensorboard=False), first_step=3)
+    assert again.steps == [1, 2, 3]
+    again.step(report(4, loss=9.0))
+    again.close()
+    assert [(line["step"], line["loss"]) for line in read_lines(tmp_path / JSONL_NAME)][-2:] == [(3, 1.2344), (4, 9.0)]
+
+
+def test_a_switched_off_log_writes_nothing(tmp_path):
+    recorder = Recorder(tmp_path / "log", TrainLogSection(jsonl=False, tensorboard=False, plot=False))
+    recorder.step(report())
+    assert recorder.plot() is None
+    assert not (tmp_path / "log").exists()
