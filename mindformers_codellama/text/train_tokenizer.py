@@ -41,7 +41,7 @@ CONVERSATION_SYSTEM = (
 INSTRUCTION_REPEATS = 30
 """Times the instruction texts enter the tiny corpus, so that prompts, too, become few pieces."""
 SKIPPED_PACKAGES = frozenset(
-    {"site-packages", "dist-packages", "test", "tests", "idlelib", "lib2to3", "turtledemo", "encodings", "pydoc_data", "ensurepip", "config"}
+    {"site-packages", "dist-packages", "test", "tests", "idlelib", "lib2to3", "turtledemo", "encodings", "pydoc_data", "ensurepip"}
 )
 
 logger = logging.getLogger(__name__)
@@ -115,7 +115,7 @@ def append_control_pieces(model: bytes, pieces: Iterable[str], vocab_size: int) 
 def standard_library_files() -> list[Path]:
     """Python's own source files in a fixed order, without tests, tables and installed packages."""
     root = Path(sysconfig.get_paths()["stdlib"])
-    files = []
+    files: list[Path] = []
     for folder, names, file_names in os.walk(root):
         names[:] = sorted(name for name in names if name not in SKIPPED_PACKAGES and not name.startswith(("config-", "__")))
         files.extend(Path(folder, name) for name in sorted(file_names) if name.endswith(".py"))

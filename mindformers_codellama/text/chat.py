@@ -1,0 +1,210 @@
+"""Messages to prompt ids, exactly as the model was trained to see them.
+
+A style is named after what the model was trained or finetuned on:
+
+- `completion`: text to be continued; no roles.
+- `llama2`: Meta's `[INST]` turns (Code Llama 7B, 13B, 34B Instruct).
+- `codellama-70b`: Meta's `Source:` turns (70B Instruct).
+- `vicuna`: finetuned on ShareGPT or `messages` files by `llama_preprocess` (FastChat's vicuna v1.1 text).
+- `alpaca`: finetuned on an Alpaca file the same way: the Alpaca prompt inside the vicuna text.
+- `alpaca-llama2`: an Alpaca file with the data template `llama2`.
+- `alpaca-plain`: Stanford's Alpaca text alone, for models finetuned elsewhere.
+
+Whole turns are encoded one by one, as in training: SentencePiece gives other ids for the joined text. All but
+`completion` encode with `encode_pieces`, so nothing a user writes becomes a special token.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from types import MappingProxyType
+from typing import NamedTuple
+
+from mindformers_codellama.errors import CodeLlamaError, GenerationError, raise_all
+from mindformers_codellama.text.prompts import alpaca_prompt, prompt_style
+from mindformers_codellama.text.tokenizer import LlamaTokenizer
+
+VICUNA_SYSTEM = (
+    "A chat between a curious user and an artificial intelligence assistant. "
+    "The assistant gives helpful, detailed, and polite answers to the user's questions."
+)
+STEP = "<step>"
+
+
+class Message(NamedTuple):
+    """One turn, or the system text before all turns."""
+
+    role: str
+    """`system`, `user` or `assistant`."""
+    content: str
+
+
+class ChatStyle(NamedTuple):
+    """How a conversation becomes ids."""
+
+    name: str
+    build: Callable[[LlamaTokenizer, str, list[tuple[str, str]], str], list[int]]
+    """(tokenizer, system text, answered turns, last question) to ids."""
+    alpaca: bool
+    """Questions stand inside the Alpaca prompt; every question is alone, as such models know no history."""
+    forbidden: tuple[str, ...]
+    """Tags that may not stand inside a message."""
+
+    @property
+    def remembers(self) -> bool:
+        """Whether earlier turns are part of the prompt."""
+        return not self.alpaca and self.name != "completion"
+
+
+def _completion(tokenizer: LlamaTokenizer, system: str, turns: list[tuple[str, str]], question: str) -> list[int]:
+    return tokenizer.encode(question)
+
+
+def _plain(tokenizer: LlamaTokenizer, system: str, turns: list[tuple[str, str]], question: str) -> list[int]:
+    return tokenizer.encode_pieces(question, bos=True, eos=False)
+
+
+def _vicuna(tokenizer: LlamaTokenizer, system: str, turns: list[tuple[str, str]], question: str) -> list[int]:
+    """Begin token once, end token after every answer: the rows of llama_preprocess."""
+    before = f"{system or VICUNA_SYSTEM} "
+    ids: list[int] = []
+    for asked, answered in turns:
+        ids += tokenizer.encode_pieces(f"{before}USER: {asked} ASSISTANT: {answered}", bos=not ids, eos=True)
+        before = ""
+    return ids + tokenizer.encode_pieces(f"{before}USER: {question} ASSISTANT:", bos=not ids, eos=False)
+
+
+def _llama2(tokenizer: LlamaTokenizer, system: str, turns: list[tuple[str, str]], question: str) -> list[int]:
+    """Each question with its answer between begin and end token; the system text inside the first question.
+
+    Source: codellama llama/generation.py `chat_completion`.
+    """
+    style = prompt_style("llama2")
+    before = f"{style.before_system}{system}{style.after_system}" if system else ""
+    ids: list[int] = []
+    for asked, answered in turns:
+        text = f"{style.before_user}{(before + asked).strip()}{style.after_user} {answered.strip()} "
+        ids += tokenizer.encode_pieces(text, bos=True, eos=True)
+        before = ""
+    return ids + tokenizer.encode_pieces(f"{style.before_user}{(before + question).strip()}{style.after_user}", bos=True, eos=False)
+
+
+def _codellama_70b(tokenizer: LlamaTokenizer, system: str, turns: list[tuple[str, str]], question: str) -> list[int]:
+    """Header and body of every message encoded apart, a step token behind; an empty system message when there is none.
+
+    Source: codellama llama/generation.py `dialog_prompt_tokens`.
+    """
+    step = step_token_id(tokenizer)
+    messages = [("system", system)]
+    for asked, answered in turns:
+        messages += [("user", asked), ("assistant", answered)]
+    ids = [tokenizer.bos_token_id]
+    for role, content in [*messages, ("user", question)]:
+        ids += tokenizer.encode_pieces(f" Source: {role}", bos=False, eos=False)
+        if content:
+            ids += tokenizer.encode_pieces(f"\n\n {content.strip()}", bos=False, eos=False)
+        ids.append(step)
+    ids += tokenizer.encode_pieces(" Source: assistant\nDestination: user", bos=False, eos=False)
+    return ids + tokenizer.encode_pieces("\n\n ", bos=False, eos=False)
+
+
+_LLAMA2_TAGS = prompt_style("llama2").forbidden
+CHAT_STYLES: Mapping[str, ChatStyle] = MappingProxyType(
+    {
+        style.name: style
+        for style in (
+            ChatStyle("completion", _completion, False, ()),
+            ChatStyle("llama2", _llama2, False, _LLAMA2_TAGS),
+            ChatStyle("codellama-70b", _codellama_70b, False, prompt_style("codellama-70b").forbidden),
+            ChatStyle("vicuna", _vicuna, False, ()),
+            ChatStyle("alpaca", _vicuna, True, ()),
+            ChatStyle("alpaca-llama2", _llama2, True, _LLAMA2_TAGS),
+            ChatStyle("alpaca-plain", _plain, True, ()),
+        )
+    }
+)
+
+
+def chat_style(name: str) -> ChatStyle:
+    """The style of that name.
+
+    Raises:
+        GenerationError: an unknown name.
+    """
+    if name not in CHAT_STYLES:
+        raise GenerationError("prompt style", f"unknown style {name!r}.", fix=f"write one of {', '.join(CHAT_STYLES)}.")
+    return CHAT_STYLES[name]
+
+
+def step_token_id(tokenizer: LlamaTokenizer) -> int:
+    """Id of `<step>`, which ends every message of 70B Instruct.
+
+    Raises:
+        GenerationError: the tokenizer has none.
+    """
+    step = int(tokenizer.convert_tokens_to_ids(STEP))
+    if step == tokenizer.unk_token_id:
+        raise GenerationError(
+            "prompt style",
+            f"codellama-70b needs a {STEP} token, {tokenizer.path} has none.",
+            fix="use the tokenizer of CodeLlama-70b-Instruct.",
+        )
+    return step
+
+
+def chat_ids(tokenizer: LlamaTokenizer, messages: Sequence[Message], style: str, *, input_text: str = "") -> list[int]:
+    """Prompt ids after which the model writes the next assistant message.
+
+    Args:
+        tokenizer: of the model.
+        messages: maybe a system text, then user and assistant in turn, the last from the user.
+        style: a name of `CHAT_STYLES`. Styles that do not remember see the last message alone.
+        input_text: the `input` of an Alpaca record, for the Alpaca styles.
+
+    Raises:
+        GenerationError: unknown style, roles out of order, a tag of the style inside a message.
+    """
+    chosen = chat_style(style)
+    system, turns, question = _parts(messages)
+    texts = [system, *(text for turn in turns for text in turn), question, input_text]
+    raise_all(_injections(chosen, texts))
+    if not chosen.remembers:
+        turns = []
+    if chosen.alpaca:
+        question = alpaca_prompt(question, input_text)
+    elif input_text:
+        raise GenerationError("input", f"the prompt style {style} has no input.", fix="use an alpaca style, or write it into the prompt.")
+    return chosen.build(tokenizer, system, turns, question)
+
+
+def style_stop_ids(tokenizer: LlamaTokenizer, style: str) -> tuple[int, ...]:
+    """Ids that end an answer in this style."""
+    if style == "codellama-70b":
+        return (step_token_id(tokenizer), tokenizer.eos_token_id)
+    return (tokenizer.eos_token_id,)
+
+
+def _injections(style: ChatStyle, texts: list[str]) -> list[CodeLlamaError]:
+    """Tags that would forge a turn; Meta's code refuses to answer then, too."""
+    return [
+        GenerationError("message", f"special tag {tag} is not allowed in the prompt style {style.name}.", fix="take it out of the text.")
+        for tag in style.forbidden
+        if any(tag in text for text in texts)
+    ]
+
+
+def _parts(messages: Sequence[Message]) -> tuple[str, list[tuple[str, str]], str]:
+    system = ""
+    rest = list(messages)
+    if rest and rest[0].role == "system":
+        system = rest.pop(0).content
+    for number, message in enumerate(rest):
+        expected = ("user", "assistant")[number % 2]
+        if message.role != expected:
+            raise GenerationError(
+                "messages", f"turn {number + 1} is from {message.role!r}, must be from {expected}: user and assistant alternate."
+            )
+    if len(rest) % 2 == 0:
+        raise GenerationError("messages", "the last message must be from the user.")
+    turns = [(rest[place].content, rest[place + 1].content) for place in range(0, len(rest) - 1, 2)]
+    return system, turns, rest[-1].content
