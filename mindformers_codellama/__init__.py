@@ -1,3 +1,54 @@
-"""Code Llama on MindSpore."""
+"""Code Llama on MindSpore.
+
+The public names below are imported when first used, so `import mindformers_codellama` starts no
+MindSpore. They include every name MindFormers' Code Llama scripts import from `mindformers`,
+`mindformers.tools.utils` and `mindformers.trainer.utils`.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from types import MappingProxyType
+from typing import Any
 
 __version__ = "0.1.0"
+
+_EXPORTS = MappingProxyType(
+    {
+        "AutoTokenizer": "text.auto",
+        "ContextConfig": "config.mindformers_api",
+        "GenerationConfig": "config.generation",
+        "LlamaConfig": "config.mindformers_api",
+        "LlamaForCausalLM": "pipeline.causal_lm",
+        "LlamaTokenizer": "text.tokenizer",
+        "MindFormerConfig": "config.mindformers_api",
+        "ModelConfig": "config.model_config",
+        "ParallelContextConfig": "config.mindformers_api",
+        "TransformerOpParallelConfig": "config.mindformers_api",
+        "generate": "generate",
+        "get_last_checkpoint": "checkpoint.load",
+        "init_context": "runtime.context",
+        "model_facts": "config.families",
+        "pipeline": "pipeline",
+        "read_run": "config.read",
+        "str2bool": "config.mindformers_api",
+    }
+)
+"""Public name to the module that defines it."""
+
+__all__ = ["__version__", *_EXPORTS]
+
+
+def __getattr__(name: str) -> Any:
+    """Import a public name on first use (PEP 562)."""
+    if name not in _EXPORTS:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    module = import_module(f"{__name__}.{_EXPORTS[name]}")
+    value = module if _EXPORTS[name] == name else getattr(module, name)  # `pipeline` and `generate` are callable packages
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    """Public names, for completion."""
+    return sorted(__all__)
