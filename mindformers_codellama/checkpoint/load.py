@@ -1,0 +1,68 @@
+"""Put a checkpoint of any form into a network, one tensor in memory at a time."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+
+import mindspore as ms
+from mindspore import nn
+
+from mindformers_codellama.checkpoint.dtypes import MINDSPORE, WEIGHT_DTYPES
+from mindformers_codellama.checkpoint.latest import get_last_checkpoint
+from mindformers_codellama.checkpoint.open import open_checkpoint
+from mindformers_codellama.checkpoint.report import LoadReport, compare, difference_errors
+from mindformers_codellama.checkpoint.tensors import CastTensor, LazyTensor
+from mindformers_codellama.checkpoint.weight_map import is_dropped, is_training_state
+from mindformers_codellama.errors import CheckpointError, raise_all
+
+__all__ = ["get_last_checkpoint", "load_into"]
+
+log = logging.getLogger(__name__)
+
+
+def load_into(network: nn.Cell, path: str | Path, *, strict: bool = True) -> LoadReport:
+    """Fill the parameters of `network` from a checkpoint; values are cast to the parameters' types.
+
+    Call it before the network is compiled. Nothing is changed when the checkpoint is refused.
+
+    Args:
+        network: parameters have MindFormers' names; KV caches are left alone.
+        path: anything `open_checkpoint` takes, a Hugging Face directory included.
+        strict: refuse missing and unexpected tensors too; when False they are only reported.
+
+    Returns:
+        What was loaded, left out and different.
+
+    Raises:
+        CheckpointError: mis-shaped tensors, tensors that are not floating point, and with `strict` missing and
+            unexpected ones, all at once; or the file cannot be read.
+    """
+    reader = open_checkpoint(path)
+    parameters = {name: parameter for name, parameter in network.parameters_and_names() if not is_dropped(name)}
+    ignored = [name for name in reader.names() if is_training_state(name) and name not in parameters]
+    found = {name: shape for name, shape in reader.shapes().items() if name not in ignored}
+    needed = {name: tuple(parameter.shape) for name, parameter in parameters.items()}
+    difference = compare(found, needed)
+    problems = difference_errors(reader.path, difference, found, needed)
+    if problems and (strict or difference.misshaped or not set(found) & set(needed)):
+        raise_all(problems)
+    wrong = [name for name in found if name in needed and reader.dtype(name) not in (*WEIGHT_DTYPES, "float64")]
+    fix = "use the checkpoint before quantisation."
+    raise_all(CheckpointError(f"{reader.path}: {name}", f"is {reader.dtype(name)}, not a floating type.", fix=fix) for name in wrong)
+    cast_from: set[str] = set()
+    for name, parameter in parameters.items():
+        if name in found:
+            source = _assign(parameter, reader.tensor(name), f"{reader.path}: {name}")
+            cast_from |= {source} - {MINDSPORE[str(parameter.dtype)]}
+    log.info("loaded %d tensors from %s", len(set(found) & set(needed)), reader.path)
+    loaded = len(set(found) & set(needed))
+    return LoadReport(str(reader.path), loaded, (*ignored, *reader.dropped), difference, tuple(sorted(cast_from)))
+
+
+def _assign(parameter: ms.Parameter, tensor: LazyTensor, where: str) -> str:
+    """Read one tensor in the parameter's type and give it to the parameter; returns the type on disk."""
+    wanted = MINDSPORE[str(parameter.dtype)]
+    values = tensor.read() if wanted == tensor.dtype else CastTensor(tensor, wanted, where).read()
+    parameter.set_data(ms.Tensor(values))
+    return tensor.dtype
