@@ -6,6 +6,7 @@ a stop string at its end.
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
@@ -63,11 +64,11 @@ class RowText:
         self.text += piece
         # Nothing before `shown` can begin a stop string: it would have been held back.
         place = find_stop(self.text, self.stop_strings, self.shown)
+        if not last:
+            self.ends.append(len(self.text))
         if place >= 0:
             self.stopped = True
             self.text = self.text[:place]
-        if not last:
-            self.ends.append(len(self.text) if not self.stopped else place + 1)
         certain = len(self.text) if last or self.stopped else len(self.text) - held_back(self.text, self.stop_strings)
         piece = self.text[self.shown : certain]
         self.shown = certain
@@ -75,14 +76,15 @@ class RowText:
 
     def kept_tokens(self) -> int:
         """Tokens whose text lies wholly before the stop string; all of them when there is none."""
-        if not self.stopped:
-            return len(self.ends)
-        kept = sum(end <= len(self.text) for end in self.ends)
-        # A token that added nothing yet (half a character) belongs to what was cut.
-        while kept and self.ends[kept - 1] == (self.ends[kept - 2] if kept > 1 else 0):
-            kept -= 1
-        return kept
+        return self._tokens_within(len(self.text)) if self.stopped else len(self.ends)
 
     def certain_tokens(self) -> int:
         """Tokens whose text has been given out wholly, so that a listener of ids may have them."""
-        return min(sum(end <= self.shown for end in self.ends), self.kept_tokens())
+        return self._tokens_within(self.shown)
+
+    def _tokens_within(self, length: int) -> int:
+        count = bisect_right(self.ends, length)
+        # A last token that added nothing may be half of a character that is not within.
+        while count and self.ends[count - 1] == (self.ends[count - 2] if count > 1 else 0):
+            count -= 1
+        return count
