@@ -1,0 +1,121 @@
+"""`codellama`: one table of subcommands, each in a module that is imported only when it is used.
+
+A subcommand's module has `add_arguments(parser) -> None` and `run(arguments) -> int`, and may have
+`EXAMPLES`, a text shown below its help. To add one, add a line to `COMMANDS`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import os
+import sys
+from collections.abc import Mapping, Sequence
+from importlib import import_module
+from importlib.util import find_spec
+
+from mindformers_codellama import __version__
+from mindformers_codellama.errors import CodeLlamaError
+
+COMMANDS: Mapping[str, tuple[str, str]] = {
+    "check": ("mindformers_codellama.cli.check", "explain a configuration and find what is wrong with it"),
+    "convert": ("mindformers_codellama.cli.convert", "weights: Hugging Face, Meta, MindSpore and safetensors, either way"),
+    "data": ("mindformers_codellama.cli.data", "text or conversations to mindrecord"),
+    "train": ("mindformers_codellama.cli.train", "pretrain a model"),
+    "finetune": ("mindformers_codellama.cli.finetune", "go on training from a checkpoint"),
+    "eval": ("mindformers_codellama.cli.eval", "loss and perplexity on a dataset"),
+    "predict": ("mindformers_codellama.cli.predict", "generate from prompts"),
+    "chat": ("mindformers_codellama.cli.chat", "talk to a model in the terminal"),
+    "run": ("mindformers_codellama.cli.run", "any run_mode of a configuration, with MindFormers' run_mindformer.py flags"),
+    "completion": ("mindformers_codellama.cli.completion", "print the completion script of a shell"),
+}
+"""Subcommand to its module and the one line `codellama --help` shows."""
+
+LOG_FORMAT = "%(asctime)s %(levelname)s %(message)s"
+
+
+def command_names() -> list[str]:
+    """Subcommands whose module is installed, in the order of the table."""
+    return [name for name, (module, _) in COMMANDS.items() if find_spec(module)]
+
+
+def build_parser(names: Sequence[str]) -> argparse.ArgumentParser:
+    """The parser with the arguments of the named subcommands; the others are known by name only."""
+    parser = argparse.ArgumentParser(
+        prog="codellama",
+        description="Code Llama on MindSpore: weights in, data in, train, generate.",
+        epilog="`codellama COMMAND --help` shows a command's arguments and examples.",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--version", action="version", version=f"codellama {__version__}")
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND", title="commands")
+    for name in command_names():
+        module_name, line = COMMANDS[name]
+        module = import_module(module_name) if name in names else None
+        command = commands.add_parser(
+            name,
+            help=line,
+            description=f"{line[0].upper()}{line[1:]}.",
+            epilog=getattr(module, "EXAMPLES", None),
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+            allow_abbrev=False,
+        )
+        if module is not None:
+            module.add_arguments(command)
+            command.set_defaults(run=module.run)
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one subcommand; the exit code.
+
+    0 done, 1 to 8 a `CodeLlamaError` (its kind), 2 also wrong arguments, 130 stopped by the user.
+    A traceback is shown only for faults of this program, or when CODELLAMA_TRACEBACK is set.
+    """
+    words = list(sys.argv[1:] if argv is None else argv)
+    name = next((word for word in words if not word.startswith("-")), "")
+    parser = build_parser([name])
+    if not words:
+        parser.print_help()
+        return 2
+    try:
+        arguments = parse(parser, words)
+        start_logging()
+        return int(arguments.run(arguments) or 0) if hasattr(arguments, "run") else 2
+    except CodeLlamaError as error:
+        if os.environ.get("CODELLAMA_TRACEBACK"):
+            raise
+        print(f"codellama: error: {error}", file=sys.stderr)
+        return error.exit_code
+    except KeyboardInterrupt:
+        print("codellama: stopped.", file=sys.stderr)
+        return 130
+    except BrokenPipeError:
+        # the reader has gone; keep Python from complaining again when it flushes stdout at exit
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+
+
+def parse(parser: argparse.ArgumentParser, words: Sequence[str]) -> argparse.Namespace:
+    """Parsed arguments; words no command knows are an error, except where `others` is declared (`run --a.b.c value`)."""
+    arguments, others = parser.parse_known_args(words)
+    if others and not hasattr(arguments, "others"):
+        parser.error(f"unrecognized arguments: {' '.join(others)}")
+    arguments.others = others
+    return arguments
+
+
+def start_logging() -> None:
+    """Log lines of the package to stderr; CODELLAMA_LOG_LEVEL chooses the level (INFO)."""
+    level = os.environ.get("CODELLAMA_LOG_LEVEL", "INFO").upper()
+    logger = logging.getLogger("mindformers_codellama")
+    logger.setLevel(level if isinstance(getattr(logging, level, None), int) else logging.INFO)
+    if not logger.handlers:
+        handler = logging.StreamHandler()
+        handler.setFormatter(logging.Formatter(LOG_FORMAT))
+        logger.addHandler(handler)
+        logger.propagate = False
+
+
+if __name__ == "__main__":
+    sys.exit(main())
