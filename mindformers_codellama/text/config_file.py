@@ -84,9 +84,9 @@ def read_added_tokens(folder: Path, values: dict[str, Any]) -> tuple[AddedToken,
     for content, index in read_json_object(folder / ADDED_FILE).items():
         tokens.setdefault(content, AddedToken(content, int(index), special=False))
     for value in values.get("additional_special_tokens") or ():
-        content = token_text(value, f"{where}: additional_special_tokens")
-        if content:
-            tokens[content] = tokens.get(content, AddedToken(content))._replace(special=True)
+        text = token_text(value, f"{where}: additional_special_tokens")
+        if text:
+            tokens[text] = tokens.get(text, AddedToken(text))._replace(special=True)
     return tuple(tokens.values())
 
 

@@ -62,7 +62,8 @@ def join_run(tokens: Sequence[str], rules: JoinRules) -> str:
     tokens = list(tokens)
     if tokens[0].startswith(SPACE_PIECE) and rules.add_prefix_space:
         tokens[0] = tokens[0][1:]
-    text, run, after_special = "", [], False
+    run: list[str] = []
+    text, after_special = "", False
     for index, token in enumerate(tokens):
         if token in rules.special:
             if not after_special and index and rules.legacy:
