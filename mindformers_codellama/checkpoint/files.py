@@ -6,7 +6,7 @@ import errno
 import hashlib
 import os
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -73,6 +73,18 @@ def refuse_existing(path: Path, *, force: bool) -> None:
         raise CheckpointError(path, "exists already.", fix="give another name, or --force to replace it.")
 
 
+def refuse_existing_directory(path: Path, *, force: bool) -> None:
+    """Refuse to write a directory over a file or into a directory that has something in it.
+
+    Raises:
+        CheckpointError: naming `path`.
+    """
+    if path.exists() and not path.is_dir():
+        raise CheckpointError(path, "is a file; the output is a directory.", fix="give a directory name.")
+    if path.is_dir() and any(path.iterdir()) and not force:
+        raise CheckpointError(path, "exists already and is not empty.", fix="give another name, or --force to replace its weights.")
+
+
 @contextmanager
 def atomic_file(path: Path, *, force: bool = False) -> Iterator[BinaryIO]:
     """Open a temporary file beside `path`; on success it is synced and renamed to `path`, else removed.
@@ -98,19 +110,17 @@ def atomic_file(path: Path, *, force: bool = False) -> Iterator[BinaryIO]:
 
 
 @contextmanager
-def staged_directory(path: Path, *, force: bool = False) -> Iterator[Path]:
+def staged_directory(path: Path, *, force: bool = False, replaces: Sequence[str] = ()) -> Iterator[Path]:
     """A new directory beside `path`; on success it becomes `path`, else it is removed.
 
     An existing directory with something in it needs `force`; then the new files replace those of the same
-    name and other files stay, so `--force` never deletes what it did not write.
+    name, files that match the patterns of `replaces` and are not written anew are deleted (weights of the
+    older checkpoint would shadow the new ones), and everything else stays.
 
     Raises:
         CheckpointError: `path` is taken; the disk is full or not writable.
     """
-    if path.exists() and not path.is_dir():
-        raise CheckpointError(path, "is a file; the output is a directory.", fix="give a directory name.")
-    if path.is_dir() and any(path.iterdir()) and not force:
-        raise CheckpointError(path, "exists already and is not empty.", fix="give another name, or --force to replace its files.")
+    refuse_existing_directory(path, force=force)
     stage = path.with_name(f".{path.name}.{os.getpid()}{TEMPORARY_SUFFIX}")
     try:
         shutil.rmtree(stage, ignore_errors=True)
@@ -118,9 +128,7 @@ def staged_directory(path: Path, *, force: bool = False) -> Iterator[Path]:
         yield stage
         sync_directory(stage)
         if path.is_dir():
-            for file in sorted(stage.iterdir()):
-                os.replace(file, path / file.name)
-            sync_directory(path)
+            _merge(stage, path, replaces)
         else:
             os.replace(stage, path)
         sync_directory(path.parent)
@@ -128,6 +136,16 @@ def staged_directory(path: Path, *, force: bool = False) -> Iterator[Path]:
         raise write_problem(path, error) from error
     finally:
         shutil.rmtree(stage, ignore_errors=True)
+
+
+def _merge(stage: Path, path: Path, replaces: Sequence[str]) -> None:
+    new = {file.name for file in stage.iterdir()}
+    for old in [file for pattern in replaces for file in path.glob(pattern)]:
+        if old.name not in new:
+            old.unlink()
+    for name in sorted(new):
+        os.replace(stage / name, path / name)
+    sync_directory(path)
 
 
 def require_space(path: Path, needed: int) -> None:

@@ -1,0 +1,238 @@
+"""Checkpoint to checkpoint, one piece of one tensor in memory at a time."""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from tqdm import tqdm
+
+from mindformers_codellama.checkpoint.ckpt_format import write_ckpt
+from mindformers_codellama.checkpoint.directories import MAX_SHARD_BYTES, Companions, write_hf, write_ours
+from mindformers_codellama.checkpoint.dtypes import WEIGHT_DTYPES
+from mindformers_codellama.checkpoint.files import FileRecord, refuse_existing, refuse_existing_directory, require_space
+from mindformers_codellama.checkpoint.manifest import manifest_path, write_manifest
+from mindformers_codellama.checkpoint.meta_format import pairs_to_halves
+from mindformers_codellama.checkpoint.model_source import config_from_shapes
+from mindformers_codellama.checkpoint.open import CheckpointReader, open_checkpoint
+from mindformers_codellama.checkpoint.report import compare, difference_errors
+from mindformers_codellama.checkpoint.safetensors_format import write_safetensors
+from mindformers_codellama.checkpoint.tensors import CastTensor, ComputedTensor, LazyTensor, tensor_bytes
+from mindformers_codellama.checkpoint.weight_map import Sizes, expected_shapes, is_training_state
+from mindformers_codellama.config.model_config import ModelConfig
+from mindformers_codellama.errors import CheckpointError, raise_all
+
+TARGETS = ("ms", "hf", "safetensors")
+"""MindSpore .ckpt; Hugging Face directory; safetensors with MindFormers' names (a file or a directory)."""
+
+
+@dataclass(frozen=True)
+class Options:
+    """Rarely needed settings of a conversion."""
+
+    dry_run: bool = False
+    """Check everything and write nothing."""
+    max_shard_bytes: int = MAX_SHARD_BYTES
+    """Largest weight file of a directory."""
+    tokenizer: Path | None = None
+    """Tokenizer file or directory to copy into a directory."""
+    rotary_pairs: Path | None = None
+    """Meta's params.json of a .ckpt of MindFormers before 0.6, whose wq and wk are in Meta's order."""
+
+
+@dataclass(frozen=True)
+class ConvertReport:
+    """What a conversion did, or with `dry_run` would do."""
+
+    source: str
+    source_format: str
+    target: str
+    target_format: str
+    tensors: int
+    parameters: int
+    bytes_read: int
+    bytes_written: int
+    dtypes: tuple[str, ...]
+    files: tuple[FileRecord, ...]
+    left_out: tuple[str, ...]
+    """Stored rotary angles, caches, optimizer state."""
+    dry_run: bool
+    seconds: float
+
+
+def convert(
+    src: str | Path,
+    dst: str | Path,
+    *,
+    to: str | None = None,
+    dtype: str = "keep",
+    force: bool = False,
+    progress: bool | None = None,
+    config: ModelConfig | None = None,
+    options: Options | None = None,
+) -> ConvertReport:
+    """Convert a checkpoint.
+
+    Args:
+        src: anything `open_checkpoint` takes.
+        dst: a `.ckpt` file, a `.safetensors` file, or a directory.
+        to: one of `TARGETS`; None follows from the name of `dst`, where a directory means the other of Hugging Face and ours.
+        dtype: `keep`, or one type for every tensor.
+        force: replace an existing output.
+        progress: show a bar on stderr; None when it is a terminal.
+        config: the model's configuration, when the source does not carry it or it should be checked against another.
+        options: rarely needed settings.
+
+    Raises:
+        CheckpointError: all missing, unexpected and mis-shaped tensors at once; unsupported element types; values
+            that do not fit float16; an existing output; a full disk. Nothing is left behind.
+    """
+    started = time.monotonic()
+    options = options or Options()
+    reader, dst = open_checkpoint(src), Path(dst)
+    target = _target(reader, dst, to)
+    _refuse_same(reader, dst)
+    own_config = config is None or config == reader.config
+    config = config or reader.config
+    if target == "hf" and config is None:
+        config = config_from_shapes(reader.path, reader.shapes())
+    weights, left_out = _weights(reader, config)
+    if options.rotary_pairs is not None:
+        weights = _pairs_to_halves(weights, options.rotary_pairs)
+    weights = _cast(reader.path, weights, dtype)
+    total = sum(tensor_bytes(tensor) for tensor in weights.values())
+    files: list[FileRecord] = []
+    is_file = target == "ms" or dst.suffix == ".safetensors"
+    (refuse_existing if is_file else refuse_existing_directory)(dst, force=force)
+    if not options.dry_run:
+        require_space(dst, total)
+        folder = reader.path if reader.path.is_dir() else reader.path.parent
+        hf_folder = folder if own_config and str(reader.metadata["format"]).startswith("hf-") else None
+        beside = Companions(config, folder, hf_folder, options.tokenizer)
+        with _progress(total, dst.name, progress) as on_bytes:
+            files = _write(target, dst, weights, beside, options.max_shard_bytes, force, on_bytes)
+        if target != "hf":
+            origin = {"name": reader.path.name, "format": reader.metadata["format"]}
+            found = sorted({tensor.dtype for tensor in weights.values()})
+            write_manifest(manifest_path(dst), files, dtypes=found, tensors=len(weights), source=origin, model=config)
+    return ConvertReport(
+        source=str(reader.path),
+        source_format=str(reader.metadata["format"]),
+        target=str(dst),
+        target_format=target,
+        tensors=len(weights),
+        parameters=sum(math.prod(tensor.shape) for tensor in weights.values()),
+        bytes_read=sum(tensor_bytes(reader.tensor(name)) for name in weights),
+        bytes_written=total,
+        dtypes=tuple(sorted({tensor.dtype for tensor in weights.values()})),
+        files=tuple(files),
+        left_out=(*reader.dropped, *left_out),
+        dry_run=options.dry_run,
+        seconds=time.monotonic() - started,
+    )
+
+
+def _target(reader: CheckpointReader, dst: Path, to: str | None) -> str:
+    """What to write, from the wish and the name of the output."""
+    by_suffix = {".ckpt": "ms", ".safetensors": "safetensors"}.get(dst.suffix)
+    if to is None:
+        ours = str(reader.metadata["format"]).startswith("ms-")
+        to = by_suffix or ("hf" if ours else "safetensors")
+    if to not in TARGETS:
+        raise CheckpointError("--to", f"got {to!r}.", fix=f"one of {', '.join(TARGETS)}.")
+    if to == "ms" and dst.suffix != ".ckpt":
+        raise CheckpointError(dst, "is the output for a MindSpore checkpoint, which is a file ending in .ckpt.", fix=f"write {dst}.ckpt.")
+    if to == "hf" and dst.suffix in (".ckpt", ".safetensors", ".bin", ".pth", ".pt"):
+        fix = f"write {dst.with_suffix('')}; transformers loads the directory."
+        raise CheckpointError(dst, "is a file name, but a Hugging Face checkpoint is a directory of safetensors.", fix=fix)
+    if to == "safetensors" and by_suffix == "ms":
+        raise CheckpointError(dst, "ends in .ckpt, but safetensors were asked for.", fix="--to ms, or another name.")
+    return to
+
+
+def _refuse_same(reader: CheckpointReader, dst: Path) -> None:
+    source = reader.path.resolve()
+    if dst.resolve() == source:
+        raise CheckpointError(dst, "is the source; it would be overwritten while it is read.", fix="give another output.")
+
+
+def _weights(reader: CheckpointReader, config: ModelConfig | None) -> tuple[dict[str, LazyTensor], list[str]]:
+    """Weights in the order of the model, complete and of the right shapes; and the names left out."""
+    left_out = [name for name in reader.names() if is_training_state(name)]
+    found = {name: shape for name, shape in reader.shapes().items() if name not in left_out}
+    sizes = Sizes.of(config) if config is not None else Sizes.found_in(found)
+    if sizes is None:
+        some = ", ".join(list(found)[:3]) or "no tensor"
+        raise CheckpointError(reader.path, f"is not a Llama checkpoint; it holds {some}.")
+    needed = expected_shapes(sizes)
+    raise_all(difference_errors(reader.path, compare(found, needed), found, needed))
+    return {name: reader.tensor(name) for name in needed}, left_out
+
+
+def _cast(where: Path, weights: Mapping[str, LazyTensor], dtype: str) -> dict[str, LazyTensor]:
+    if dtype != "keep" and dtype not in WEIGHT_DTYPES:
+        raise CheckpointError("--dtype", f"got {dtype!r}.", fix=f"keep, {', '.join(WEIGHT_DTYPES)}.")
+    castable = WEIGHT_DTYPES if dtype == "keep" else (*WEIGHT_DTYPES, "float64")
+    fix = "--dtype float32." if dtype == "keep" else "convert the checkpoint before quantisation."
+    wrong = [name for name, tensor in weights.items() if tensor.dtype not in castable]
+    raise_all(
+        CheckpointError(
+            f"{where}: {name}",
+            f"is {weights[name].dtype}, which a weight cannot be.",
+            fix=fix if weights[name].dtype == "float64" else "convert the checkpoint before quantisation.",
+        )
+        for name in wrong
+    )
+    if dtype == "keep":
+        return dict(weights)
+    return {name: t if t.dtype == dtype else CastTensor(t, dtype, f"{where}: {name}") for name, t in weights.items()}
+
+
+def _pairs_to_halves(weights: Mapping[str, LazyTensor], params: Path) -> dict[str, LazyTensor]:
+    """Wq and wk in today's rotary order."""
+    try:
+        values = json.loads(params.read_text(encoding="utf-8"))
+        heads = {"wq": int(values["n_heads"]), "wk": int(values.get("n_kv_heads") or values["n_heads"])}
+    except OSError as error:
+        raise CheckpointError(params, f"cannot be read: {error.strerror}.") from error
+    except (ValueError, KeyError, TypeError) as error:
+        raise CheckpointError(params, "is not Meta's params.json; it needs n_heads.") from error
+    changed = dict(weights)
+    for name, tensor in weights.items():
+        kind = next((kind for kind in heads if f".{kind}." in name), None)
+        if kind is None:
+            continue
+        if tensor.shape[0] % (2 * heads[kind]):
+            raise CheckpointError(params, f"{heads[kind]} heads do not divide the {tensor.shape[0]} rows of {name} into pairs.")
+        changed[name] = ComputedTensor(tensor.shape, tensor.dtype, lambda t=tensor, n=heads[kind]: pairs_to_halves(t.read(), n))  # type: ignore[misc]
+    return changed
+
+
+def _write(
+    target: str,
+    dst: Path,
+    weights: Mapping[str, LazyTensor],
+    beside: Companions,
+    max_shard_bytes: int,
+    force: bool,
+    on_bytes: Callable[[int], object],
+) -> list[FileRecord]:
+    if target == "ms":
+        return [write_ckpt(dst, weights.items(), force=force, hashed=True, on_bytes=on_bytes)]
+    if target == "hf":
+        return write_hf(dst, weights, beside, max_shard_bytes=max_shard_bytes, force=force, on_bytes=on_bytes)
+    if dst.suffix == ".safetensors":
+        return [write_safetensors(dst, weights, metadata={"format": "ms"}, force=force, on_bytes=on_bytes)]
+    return write_ours(dst, weights, beside, max_shard_bytes=max_shard_bytes, force=force, on_bytes=on_bytes)
+
+
+@contextmanager
+def _progress(total: int, name: str, progress: bool | None) -> Iterator[Callable[[int], object]]:
+    disable = None if progress is None else not progress  # None: tqdm shows it on a terminal only
+    with tqdm(total=total, unit="B", unit_scale=True, desc=name, disable=disable) as bar:
+        yield bar.update

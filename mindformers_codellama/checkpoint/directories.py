@@ -1,0 +1,191 @@
+"""Output directories: Hugging Face's layout, and ours (same files, MindFormers' names, a manifest)."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from mindformers_codellama.checkpoint.files import FileRecord, staged_directory
+from mindformers_codellama.checkpoint.hf_config import generation_config, hf_config
+from mindformers_codellama.checkpoint.safetensors_format import write_safetensors
+from mindformers_codellama.checkpoint.tensors import LazyTensor, tensor_bytes
+from mindformers_codellama.checkpoint.weight_map import to_theirs
+from mindformers_codellama.config.model_config import ModelConfig
+from mindformers_codellama.errors import CheckpointError
+
+MAX_SHARD_BYTES = 5_000_000_000
+"""Largest weight file, as transformers' `save_pretrained` cuts them (5 GB); a larger tensor gets a file of its own."""
+
+TOKENIZER_FILES = (
+    "tokenizer.model",
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "chat_template.jinja",
+)
+"""Copied beside the weights when the source has them."""
+
+
+@dataclass(frozen=True)
+class Companions:
+    """What goes beside the weights."""
+
+    config: ModelConfig | None
+    """Configuration of the model."""
+    folder: Path | None
+    """Directory whose tokenizer files are taken over."""
+    hf_folder: Path | None = None
+    """Hugging Face directory whose config.json and generation_config.json are taken over."""
+    tokenizer: Path | None = None
+    """A tokenizer file or directory that goes before `folder`'s."""
+
+
+def write_hf(
+    path: Path,
+    tensors: Mapping[str, LazyTensor],
+    beside: Companions,
+    *,
+    max_shard_bytes: int = MAX_SHARD_BYTES,
+    force: bool = False,
+    on_bytes: Callable[[int], object] | None = None,
+) -> list[FileRecord]:
+    """Write a directory that `transformers.AutoModelForCausalLM.from_pretrained` loads.
+
+    Args:
+        path: the directory.
+        tensors: weights by our names.
+        beside: configuration (needed) and tokenizer.
+        max_shard_bytes: cut the weights into files of at most this size.
+        force: replace the weights of an existing directory.
+        on_bytes: called with the number of tensor bytes just written.
+
+    Returns:
+        The weight files.
+
+    Raises:
+        CheckpointError: a tensor Hugging Face's Llama does not have; as `staged_directory`.
+    """
+    assert beside.config is not None, "a Hugging Face directory needs the configuration"
+    named: dict[str, LazyTensor] = {}
+    for name, tensor in tensors.items():
+        theirs = to_theirs(name)
+        if theirs is None:
+            raise CheckpointError(name, "has no place in a Hugging Face Llama.")
+        named[theirs] = tensor
+    dtype = _main_dtype(tensors)
+    with staged_directory(path, force=force, replaces=("model*.safetensors", "model.safetensors.index.json")) as stage:
+        records = _write_shards(stage, "model", named, {"format": "pt"}, max_shard_bytes, on_bytes)
+        _write_json(stage / "config.json", _config_values(beside, dtype))
+        _write_generation_config(stage / "generation_config.json", beside)
+        copy_tokenizer(stage, beside)
+    return records
+
+
+def write_ours(
+    path: Path,
+    tensors: Mapping[str, LazyTensor],
+    beside: Companions,
+    *,
+    max_shard_bytes: int = MAX_SHARD_BYTES,
+    force: bool = False,
+    on_bytes: Callable[[int], object] | None = None,
+) -> list[FileRecord]:
+    """Write a directory of safetensors with MindFormers' names; arguments as `write_hf`. The manifest is the caller's."""
+    with staged_directory(path, force=force, replaces=("weights*.safetensors", "weights.safetensors.index.json")) as stage:
+        records = _write_shards(stage, "weights", tensors, {"format": "ms"}, max_shard_bytes, on_bytes)
+        copy_tokenizer(stage, beside)
+    return records
+
+
+def copy_tokenizer(folder: Path, beside: Companions) -> None:
+    """Copy tokenizer files from the chosen tokenizer, else from the source directory.
+
+    Raises:
+        CheckpointError: a chosen tokenizer that is not there.
+    """
+    chosen = beside.tokenizer
+    if chosen is not None and not chosen.exists():
+        raise CheckpointError(chosen, "does not exist.", fix="--tokenizer takes a tokenizer.model or a directory that has one.")
+    if chosen is not None and chosen.is_file():
+        shutil.copyfile(chosen, folder / ("tokenizer.model" if chosen.suffix == ".model" else chosen.name))
+        return
+    source = chosen or beside.folder
+    for name in TOKENIZER_FILES:
+        if source is not None and (source / name).is_file():
+            shutil.copyfile(source / name, folder / name)
+
+
+def split_shards(tensors: Mapping[str, LazyTensor], max_shard_bytes: int) -> Iterator[dict[str, LazyTensor]]:
+    """Tensors in order, in groups of at most `max_shard_bytes` (at least one tensor each)."""
+    group: dict[str, LazyTensor] = {}
+    size = 0
+    for name, tensor in tensors.items():
+        if group and size + tensor_bytes(tensor) > max_shard_bytes:
+            yield group
+            group, size = {}, 0
+        group[name] = tensor
+        size += tensor_bytes(tensor)
+    if group:
+        yield group
+
+
+def _write_shards(
+    stage: Path,
+    stem: str,
+    tensors: Mapping[str, LazyTensor],
+    metadata: Mapping[str, str],
+    max_shard_bytes: int,
+    on_bytes: Callable[[int], object] | None,
+) -> list[FileRecord]:
+    shards = list(split_shards(tensors, max_shard_bytes))
+    if len(shards) == 1:
+        return [write_safetensors(stage / f"{stem}.safetensors", tensors, metadata=metadata, on_bytes=on_bytes)]
+    records: list[FileRecord] = []
+    weight_map: dict[str, str] = {}
+    for number, shard in enumerate(shards, 1):
+        name = f"{stem}-{number:05d}-of-{len(shards):05d}.safetensors"
+        records.append(write_safetensors(stage / name, shard, metadata=metadata, on_bytes=on_bytes))
+        weight_map |= dict.fromkeys(shard, name)
+    total = sum(tensor_bytes(tensor) for tensor in tensors.values())
+    _write_json(stage / f"{stem}.safetensors.index.json", {"metadata": {"total_size": total}, "weight_map": weight_map})
+    return records
+
+
+def _config_values(beside: Companions, dtype: str) -> dict[str, Any]:
+    """The source's own config.json with the new element type, else one made from ours."""
+    assert beside.config is not None
+    found = _read_json(beside.hf_folder / "config.json") if beside.hf_folder is not None else {}
+    if not found:
+        return hf_config(beside.config, dtype)
+    key = "dtype" if "dtype" in found else "torch_dtype"
+    return found | {key: dtype}
+
+
+def _write_generation_config(path: Path, beside: Companions) -> None:
+    source = beside.hf_folder / path.name if beside.hf_folder is not None else None
+    if source is not None and source.is_file():
+        shutil.copyfile(source, path)
+    else:
+        assert beside.config is not None
+        _write_json(path, generation_config(beside.config))
+
+
+def _main_dtype(tensors: Mapping[str, LazyTensor]) -> str:
+    """Element type of most bytes."""
+    sizes: dict[str, int] = {}
+    for tensor in tensors.values():
+        sizes[tensor.dtype] = sizes.get(tensor.dtype, 0) + tensor_bytes(tensor)
+    return max(sizes, key=lambda name: sizes[name])
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    return dict(json.loads(path.read_text(encoding="utf-8"))) if path.is_file() else {}
+
+
+def _write_json(path: Path, values: Mapping[str, Any]) -> None:
+    path.write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")
