@@ -7,13 +7,12 @@ The run then goes to the command of its `run_mode`.
 from __future__ import annotations
 
 import argparse
+import json
 import logging
 from collections.abc import Mapping, Sequence
 from importlib import import_module
 from pathlib import Path
 from typing import Any
-
-import yaml
 
 from mindformers_codellama.config.overrides import RUN_MINDFORMER_FLAGS
 from mindformers_codellama.config.read import read_run
@@ -75,11 +74,7 @@ def overrides_from(arguments: argparse.Namespace) -> list[str]:
         value = getattr(arguments, flag, None)
         if value is None:
             continue
-        text = (
-            yaml.safe_dump(decode_newlines(value), default_flow_style=True, allow_unicode=True, width=10**6)
-            if isinstance(value, list)
-            else value
-        )
+        text = json.dumps(decode_newlines(value)) if isinstance(value, list) else value  # a JSON list is a YAML list
         found.extend(f"{key}={text.strip()}" for key in keys)
     return [*found, *arguments.options, *dotted_overrides(arguments.others)]
 

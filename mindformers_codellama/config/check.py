@@ -124,6 +124,8 @@ def _facts_notes(run: RunConfig) -> list[str]:
     """Where the configuration and the registry's model of the same name differ."""
     name = run.trainer.model_name
     facts = FAMILIES.get(name)
+    if not name:
+        return []
     if facts is None:
         near = get_close_matches(name, FAMILIES, n=1)
         return [f"trainer.model_name: {name!r} is not in the model registry" + (f"; did you mean {near[0]}?" if near else ".")]

@@ -13,7 +13,7 @@ class TrainerSection:
 
     type: str = key("CausalLanguageModelingTrainer", choices=("CausalLanguageModelingTrainer",))
     """The task. Code Llama has one: predict the next token."""
-    model_name: str = "codellama_34b"
+    model_name: str = ""
     """Name used in messages, and looked up in the model registry to warn of sizes that do not fit it."""
 
     def __post_init__(self) -> None:
