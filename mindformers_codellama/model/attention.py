@@ -33,7 +33,6 @@ class Attention(nn.Cell):
         self.num_kv_heads = config.num_kv_heads
         self.head_dim = config.head_dim
         self.group = config.num_heads // config.num_kv_heads
-        self.half = config.head_dim // 2
         self.scale = 1.0 / math.sqrt(config.head_dim)
         self.softmax_dtype = mindspore_dtype(config.softmax_compute_dtype)
         self.compute_dtype = mindspore_dtype(config.compute_dtype)
@@ -52,19 +51,19 @@ class Attention(nn.Cell):
         self.mix = ops.BatchMatMul()
         self.softmax = ops.Softmax(-1)
 
-    def construct(self, x_BSD: ms.Tensor, cos_BS1R: ms.Tensor, sin_BS1R: ms.Tensor, mask_B11ST: ms.Tensor) -> ms.Tensor:
+    def construct(self, x_BSD: ms.Tensor, cos_BS1H: ms.Tensor, sin_BS1H: ms.Tensor, mask_B11ST: ms.Tensor) -> ms.Tensor:
         """`(B, S, D)` to the same shape; keys are the row's own positions (T = S)."""
-        q_BSNH, k_BKTH, v_BKTH = self.project(x_BSD, cos_BS1R, sin_BS1R)
+        q_BSNH, k_BKTH, v_BKTH = self.project(x_BSD, cos_BS1H, sin_BS1H)
         return self.attend(q_BSNH, k_BKTH, v_BKTH, mask_B11ST)
 
-    def project(self, x_BSD: ms.Tensor, cos_BS1R: ms.Tensor, sin_BS1R: ms.Tensor) -> tuple[ms.Tensor, ms.Tensor, ms.Tensor]:
+    def project(self, x_BSD: ms.Tensor, cos_BS1H: ms.Tensor, sin_BS1H: ms.Tensor) -> tuple[ms.Tensor, ms.Tensor, ms.Tensor]:
         """Rotated queries `(B, S, N, H)`, rotated keys and values `(B, K, S, H)`."""
         batch, length, _ = x_BSD.shape
         q_BSNH = ops.reshape(self.wq(x_BSD), (batch, length, self.num_heads, self.head_dim))
         k_BSKH = ops.reshape(self.wk(x_BSD), (batch, length, self.num_kv_heads, self.head_dim))
         v_BSKH = ops.reshape(self.wv(x_BSD), (batch, length, self.num_kv_heads, self.head_dim))
-        q_BSNH = rotate(q_BSNH, cos_BS1R, sin_BS1R, self.half)
-        k_BSKH = rotate(k_BSKH, cos_BS1R, sin_BS1R, self.half)
+        q_BSNH = rotate(q_BSNH, cos_BS1H, sin_BS1H)
+        k_BSKH = rotate(k_BSKH, cos_BS1H, sin_BS1H)
         return q_BSNH, ops.transpose(k_BSKH, (0, 2, 1, 3)), ops.transpose(v_BSKH, (0, 2, 1, 3))
 
     def attend(self, q_BSNH: ms.Tensor, k_BKTH: ms.Tensor, v_BKTH: ms.Tensor, mask_B11ST: ms.Tensor) -> ms.Tensor:

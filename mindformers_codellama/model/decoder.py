@@ -30,9 +30,9 @@ class DecoderBlock(nn.Cell):
         self.ffn_norm = build_norm(config)
         self.feed_forward = FeedForward(config)
 
-    def construct(self, x_BSD: ms.Tensor, cos_BS1R: ms.Tensor, sin_BS1R: ms.Tensor, mask_B11ST: ms.Tensor) -> ms.Tensor:
+    def construct(self, x_BSD: ms.Tensor, cos_BS1H: ms.Tensor, sin_BS1H: ms.Tensor, mask_B11ST: ms.Tensor) -> ms.Tensor:
         """`(B, S, D)` to the same shape."""
-        x_BSD = x_BSD + self.attention(self.attention_norm(x_BSD), cos_BS1R, sin_BS1R, mask_B11ST)
+        x_BSD = x_BSD + self.attention(self.attention_norm(x_BSD), cos_BS1H, sin_BS1H, mask_B11ST)
         return x_BSD + self.feed_forward(self.ffn_norm(x_BSD))
 
 
@@ -50,8 +50,8 @@ class DecoderStack(nn.Cell):
 
     def construct(self, input_ids_BS: ms.Tensor, position_ids_BS: ms.Tensor | None, mask_B11ST: ms.Tensor) -> ms.Tensor:
         """Normalised hidden states `(B, S, D)` in the compute type."""
-        cos_BS1R, sin_BS1R = self.rotary(input_ids_BS.shape[1], position_ids_BS)
+        cos_BS1H, sin_BS1H = self.rotary(input_ids_BS.shape[1], position_ids_BS)
         x_BSD = self.tok_embeddings(input_ids_BS)
         for block in self.layers:
-            x_BSD = block(x_BSD, cos_BS1R, sin_BS1R, mask_B11ST)
+            x_BSD = block(x_BSD, cos_BS1H, sin_BS1H, mask_B11ST)
         return self.norm_out(x_BSD)

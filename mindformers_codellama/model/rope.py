@@ -34,41 +34,50 @@ def rotary_angles(config: ModelConfig, positions: int) -> np.ndarray:
 
 
 class RotaryTable(nn.Cell):
-    """cos and sin of every position, as constants of the graph.
+    """cos and sin of every position, as constants of the graph, laid out for `rotate`.
 
-    `construct` gives `(1 or B, S, 1, R)` twice: the first S positions, or those asked for.
+    `construct` gives `(1 or B, S, 1, H)` twice: the first S positions, or those asked for.
     Position ids must lie in [0, `positions`).
     """
 
     def __init__(self, config: ModelConfig, *, positions: int) -> None:
         super().__init__()
         self.positions = positions
+        self.head_dim = config.head_dim
         angles_PR = rotary_angles(config, positions).astype(np.float64)
         dtype = mindspore_dtype(config.rotary_dtype)
-        self.cos_PR = ms.Tensor(np.cos(angles_PR).astype(np.float32)).astype(dtype)
-        self.sin_PR = ms.Tensor(np.sin(angles_PR).astype(np.float32)).astype(dtype)
+        cos_PH = np.concatenate((np.cos(angles_PR), np.cos(angles_PR)), axis=-1)
+        sin_PH = np.concatenate((-np.sin(angles_PR), np.sin(angles_PR)), axis=-1)
+        self.cos_PH = ms.Tensor(cos_PH.astype(np.float32)).astype(dtype)
+        self.sin_PH = ms.Tensor(sin_PH.astype(np.float32)).astype(dtype)
         self.gather = ops.Gather()
 
     def construct(self, length: int, position_ids_BS: ms.Tensor | None = None) -> tuple[ms.Tensor, ms.Tensor]:
-        """The cosines and sines for rows of `length` tokens."""
+        """The cosines and sines for rows of `length` tokens; the first half of the sines is negated."""
         if position_ids_BS is None:
-            return ops.reshape(self.cos_PR[:length], (1, length, 1, -1)), ops.reshape(self.sin_PR[:length], (1, length, 1, -1))
-        cos_BSR = self.gather(self.cos_PR, position_ids_BS, 0)
-        sin_BSR = self.gather(self.sin_PR, position_ids_BS, 0)
-        return ops.expand_dims(cos_BSR, 2), ops.expand_dims(sin_BSR, 2)
+            size = (length, self.head_dim)
+            shape = (1, length, 1, self.head_dim)
+            return ops.reshape(ops.slice(self.cos_PH, (0, 0), size), shape), ops.reshape(ops.slice(self.sin_PH, (0, 0), size), shape)
+        cos_BSH = self.gather(self.cos_PH, position_ids_BS, 0)
+        sin_BSH = self.gather(self.sin_PH, position_ids_BS, 0)
+        return ops.expand_dims(cos_BSH, 2), ops.expand_dims(sin_BSH, 2)
 
 
-def rotate(x_BSNH: ms.Tensor, cos_BS1R: ms.Tensor, sin_BS1R: ms.Tensor, half: int) -> ms.Tensor:
+def rotate(x_BSNH: ms.Tensor, cos_BS1H: ms.Tensor, sin_BS1H: ms.Tensor) -> ms.Tensor:
     """Turn every pair of the two halves; computed in the type of cos, returned in the type of x.
+
+    With halves `(a, b)`: `(a cos - b sin, b cos + a sin)`. `ops.slice` and not indexing: the strided
+    slice that indexing becomes took 30 us on the CPU against 3 us, four times per block.
 
     Args:
         x_BSNH: queries or keys.
-        cos_BS1R: cosines, broadcast over heads (and over rows when its B is 1).
-        sin_BS1R: sines, likewise.
-        half: R.
+        cos_BS1H: cosines, broadcast over heads (and over rows when its B is 1).
+        sin_BS1H: sines, the first half negated, likewise.
     """
-    x = ops.cast(x_BSNH, cos_BS1R.dtype)
-    a_BSNR = x[..., :half]
-    b_BSNR = x[..., half:]
-    turned = ops.concat((a_BSNR * cos_BS1R - b_BSNR * sin_BS1R, b_BSNR * cos_BS1R + a_BSNR * sin_BS1R), -1)
+    x = ops.cast(x_BSNH, cos_BS1H.dtype)
+    batch, length, heads, size = x.shape
+    half = (batch, length, heads, size // 2)
+    a_BSNR = ops.slice(x, (0, 0, 0, 0), half)
+    b_BSNR = ops.slice(x, (0, 0, 0, size // 2), half)
+    turned = x * cos_BS1H + ops.concat((b_BSNR, a_BSNR), -1) * sin_BS1H
     return ops.cast(turned, x_BSNH.dtype)
