@@ -94,6 +94,8 @@ class _Reader:
 
     def section(self, kind: type[Section], values: Any, path: KeyPath, lookup: str) -> Section | None:
         """One section; None when something in it is wrong (the findings say what)."""
+        if isinstance(values, kind):
+            return values
         if values is None:
             values = {}
         if not isinstance(values, Mapping):
