@@ -97,7 +97,7 @@ class ParallelOptimizerConfigSection:
 
 @dataclass(frozen=True, kw_only=True)
 class ParallelSection:
-    """`parallel`: MindSpore's parallel context; read when `use_parallel` is True."""
+    """`parallel`: MindSpore's parallel context. Checked, then recorded: this version starts one process only."""
 
     parallel_mode: int = key(1, choices=(0, 1, 2, 3), spellings={name: number for number, name in enumerate(PARALLEL_MODES)})
     """0 data, 1 semi-automatic, 2 automatic, 3 hybrid; the names (`semi_auto_parallel`) are read as well."""
@@ -122,7 +122,7 @@ class ParallelSection:
 
 @dataclass(frozen=True, kw_only=True)
 class ParallelConfigSection:
-    """`parallel_config`: the degrees. Their product is the number of ranks when `use_parallel` is True."""
+    """`parallel_config`: the degrees; their product is the number of ranks. Above 1 this version checks them but starts one process only."""
 
     data_parallel: int = key(1, low=1)
     """Copies of the model, each with its own rows."""
