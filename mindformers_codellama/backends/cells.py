@@ -44,16 +44,14 @@ class CachedForward(nn.Cell):
         self.last_position = config.seq_length - 1
         self.mask_dtype = mindspore_dtype(config.softmax_compute_dtype)
         self.cache_dtype = mindspore_dtype(config.compute_dtype)
-        shape = (rows, config.num_kv_heads, positions, config.head_dim)
+        zeros_BKTH = np.zeros((rows, config.num_kv_heads, positions, config.head_dim), np.float32)
 
-        def caches(name: str) -> ms.ParameterTuple:
-            zeros = [ms.Tensor(np.zeros(shape, np.float32)).astype(self.cache_dtype) for _ in range(config.num_layers)]
-            return ms.ParameterTuple(
-                [ms.Parameter(zero, name=f"{name}_{rows}x{positions}.{i}", requires_grad=False) for i, zero in enumerate(zeros)]
-            )
+        def cache(name: str) -> ms.Parameter:
+            # names must differ between all caches that one graph may see
+            return ms.Parameter(ms.Tensor(zeros_BKTH).astype(self.cache_dtype), name=f"{name}_{rows}x{positions}", requires_grad=False)
 
-        self.keys = caches("key_past")
-        self.values = caches("value_past")
+        self.keys = ms.ParameterTuple([cache(f"key_past.{i}") for i in range(config.num_layers)])
+        self.values = ms.ParameterTuple([cache(f"value_past.{i}") for i in range(config.num_layers)])
         self.write = ops.ScatterNdUpdate(use_locking=False)
         row_head = np.stack(np.meshgrid(np.arange(rows), np.arange(config.num_kv_heads), indexing="ij"), axis=-1)
         self.row_head_BK12 = ms.Tensor(row_head[:, :, None, :].astype(np.int32))

@@ -99,9 +99,9 @@ class MindSporeDecoder:
         """
         tokens_BT = np.asarray(tokens_BT, np.int32)
         lengths_B = np.asarray(lengths_B, np.int32)
-        assert tokens_BT.ndim == 2 and lengths_B.shape == tokens_BT.shape[:1], "prefill takes (B, T) tokens and (B,) lengths"
-        assert lengths_B.min() >= 1 and lengths_B.max() <= tokens_BT.shape[1], "lengths must be in [1, T]"
+        assert lengths_B.shape == tokens_BT.shape[:1], "prefill takes (B, T) tokens and (B,) lengths"
         longest = int(lengths_B.max())
+        assert 1 <= int(lengths_B.min()) <= longest <= tokens_BT.shape[1], "lengths must be in [1, T]"
         if longest > self.max_length:
             raise GenerationError(
                 f"prompt {int(lengths_B.argmax())}",
