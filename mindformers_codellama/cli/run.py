@@ -38,7 +38,7 @@ HELP: Mapping[str, str] = {
 MODE_COMMANDS: Mapping[str, str] = {
     "train": "mindformers_codellama.cli.train",
     "finetune": "mindformers_codellama.cli.train",
-    "eval": "mindformers_codellama.cli.eval",
+    "eval": "mindformers_codellama.cli.evaluate",
     "predict": "mindformers_codellama.cli.predict",
 }
 """`run_mode` to the module whose `run_config(run)` does it."""

@@ -1,0 +1,51 @@
+"""`codellama evaluate CONFIG`: loss and perplexity of a checkpoint on `eval_dataset`."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from dataclasses import asdict, replace
+from typing import TYPE_CHECKING
+
+from tqdm import tqdm
+
+from mindformers_codellama.config.read import read_run
+
+if TYPE_CHECKING:
+    from mindformers_codellama.config.sections import RunConfig
+
+EXAMPLES = """examples:
+  codellama evaluate configs/codellama/pretrain_codellama_tiny.yaml --set load_checkpoint=output/tiny/pretrain/checkpoint \\
+    --set eval_dataset.data_loader.dataset_dir=output/tiny/stdlib.mindrecord
+"""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The file, overrides, and the form of the answer."""
+    parser.add_argument("config", metavar="CONFIG", help="YAML file")
+    parser.add_argument("--set", dest="overrides", action="append", default=[], metavar="KEY=VALUE", help="set one key; may be repeated")
+    parser.add_argument("--json", action="store_true", help="print JSON")
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Evaluate and print."""
+    return run_config(read_run(arguments.config, overrides=arguments.overrides), as_json=arguments.json)
+
+
+def run_config(config: RunConfig, *, as_json: bool = False) -> int:
+    """Evaluate one configuration and print loss and perplexity."""
+    from mindformers_codellama.train.evaluate import evaluate
+
+    with tqdm(unit="batch", disable=not sys.stderr.isatty()) as bar:
+
+        def progress(done: int, total: int) -> None:
+            bar.total = total
+            bar.update(done - bar.n)
+
+        result = evaluate(replace(config, run_mode="eval"), progress=progress)
+    if as_json:
+        print(json.dumps(asdict(result)))
+    else:
+        print(f"loss {result.loss:.4f}, PPL {result.perplexity:.3f} over {result.tokens} tokens in {result.batches} batches")
+    return 0

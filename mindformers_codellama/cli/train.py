@@ -1,0 +1,79 @@
+"""`codellama train CONFIG`: pretrain, finetune or resume as the configuration says."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from mindformers_codellama.config.read import read_run
+
+if TYPE_CHECKING:
+    from mindformers_codellama.config.sections import RunConfig
+    from mindformers_codellama.train.run import TrainResult
+
+EXAMPLES = """examples:
+  codellama train configs/codellama/pretrain_codellama_tiny.yaml --dry-run
+  codellama train configs/codellama/pretrain_codellama_tiny.yaml --set runner_config.epochs=2 --set output_dir=output/two
+  codellama train configs/codellama/pretrain_codellama_tiny.yaml --resume
+"""
+
+TRAINING_MODES = ("train", "finetune")
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The file, overrides, and how to start."""
+    parser.add_argument("config", metavar="CONFIG", help="YAML file")
+    parser.add_argument("--set", dest="overrides", action="append", default=[], metavar="KEY=VALUE", help="set one key; may be repeated")
+    parser.add_argument("--resume", action="store_true", help="go on from the newest complete checkpoint in output_dir")
+    parser.add_argument("--force", action="store_true", help="replace the checkpoints of another run in output_dir")
+    parser.add_argument("--dry-run", action="store_true", help="check everything, say what would be done, and stop")
+    parser.add_argument(
+        "--progress", choices=("auto", "bar", "lines"), default="auto", help="a bar, or MindFormers' lines (auto: a bar in a terminal)"
+    )
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Train; a file whose run_mode is neither train nor finetune is trained as `train`."""
+    return start(arguments, default_mode="train")
+
+
+def start(arguments: argparse.Namespace, *, default_mode: str) -> int:
+    """Read the configuration, apply the flags and train."""
+    config = read_run(arguments.config, overrides=arguments.overrides)
+    if config.run_mode not in TRAINING_MODES or default_mode == "finetune":
+        config = replace(config, run_mode=default_mode)
+    if arguments.resume:
+        config = replace(config, resume_training=True, load_checkpoint=config.output_dir)
+    if arguments.dry_run:
+        from mindformers_codellama.train.outline import outline
+
+        print("\n".join([*outline(config, force=arguments.force), "dry run: nothing was trained."]))
+        return 0
+    bar = arguments.progress == "bar" or (arguments.progress == "auto" and sys.stderr.isatty())
+    return run_config(config, force=arguments.force, bar=bar)
+
+
+def run_config(config: RunConfig, *, force: bool = False, bar: bool = False) -> int:
+    """Train one configuration and print what came out."""
+    from mindformers_codellama.train.run import train
+
+    print(summary(train(config, force=force, bar=bar)))
+    return 0
+
+
+def summary(result: TrainResult) -> str:
+    """The curve, the numbers and the files of a finished run."""
+    from mindformers_codellama.train.monitor import terminal_curve
+
+    lines = [terminal_curve(result.losses)]
+    lines.append(f"{result.step} steps in {result.seconds:.0f} s, {result.tokens_per_second:.0f} tokens/s with compilation")
+    if result.updates != result.step:
+        lines.append(f"{result.step - result.updates} updates were skipped because gradients overflowed")
+    if result.evaluation:
+        lines.append(f"evaluation: loss {result.evaluation.loss:.4f}, PPL {result.evaluation.perplexity:.3f}")
+    for name, path in (("checkpoint", result.checkpoint), ("weights alone", result.network_checkpoint), ("loss curve", result.plot)):
+        if path:
+            lines.append(f"{name}: {path}")
+    return "\n".join(lines)

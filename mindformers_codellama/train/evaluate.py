@@ -1,0 +1,166 @@
+"""Mean token loss and perplexity of a dataset.
+
+The loss is the sum over all trained tokens divided by their number, so it does not depend on the batch
+size. MindFormers averages batch means and, outside a pipeline, weighs padding 1 and tokens 2;
+`compat.perplexity_counts_pads` brings both back.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import mindspore as ms
+import numpy as np
+from mindspore import nn, ops
+
+from mindformers_codellama.checkpoint.load import load_into
+from mindformers_codellama.config.check import require_runnable, require_single_process
+from mindformers_codellama.config.sections import RunConfig
+from mindformers_codellama.data.batches import Batch, BatchSource, open_batches
+from mindformers_codellama.errors import DataError
+from mindformers_codellama.model.initial import init_parameters
+from mindformers_codellama.model.llama import LlamaNetwork
+from mindformers_codellama.model.loss import WEIGHT_EPS, LossSums
+from mindformers_codellama.runtime.context import enter_context
+from mindformers_codellama.train.step import COLUMNS
+
+
+@dataclass(frozen=True)
+class EvalResult:
+    """Outcome of one evaluation."""
+
+    loss: float
+    """Mean cross entropy per trained token, in nats."""
+    perplexity: float
+    """Its exponential; infinite when that overflows."""
+    tokens: int
+    """Trained tokens."""
+    batches: int
+    """Batches read."""
+
+
+class PadCountingSums(nn.Cell):
+    """MindFormers 1.0's evaluation: weight 1 for every position and 1 more where the predicted id is a token with a label.
+
+    As there, the id itself is what is predicted, also where `labels` says otherwise.
+    """
+
+    def __init__(self, network: LlamaNetwork) -> None:
+        super().__init__(auto_prefix=False)
+        self.network = network
+        self.pad_token_id = network.config.pad_token_id
+        self.ignore_token_id = network.config.ignore_token_id
+        self.log_softmax = ops.LogSoftmax(-1)
+
+    def construct(
+        self,
+        input_ids_BX: ms.Tensor,
+        labels_BX: ms.Tensor | None = None,
+        segment_ids_BX: ms.Tensor | None = None,
+        position_ids_BX: ms.Tensor | None = None,
+    ) -> tuple[ms.Tensor, ms.Tensor]:
+        """`(sum of weighted losses, sum of weights)` of int32 `(B, S + 1)` rows."""
+        next_BS = input_ids_BX[:, 1:]
+        labels_BS = next_BS if labels_BX is None else labels_BX[:, 1:]
+        position_ids_BS = None if position_ids_BX is None else position_ids_BX[:, :-1]
+        segment_ids_BS = None if segment_ids_BX is None else segment_ids_BX[:, :-1]
+        logits_BSV = self.network(input_ids_BX[:, :-1], position_ids_BS, segment_ids_BS)
+        real_BS = ops.logical_and(next_BS != self.pad_token_id, labels_BS != self.ignore_token_id)
+        weight_BS = ops.cast(real_BS, ms.float32) + 1.0
+        chosen_BS1 = ops.gather_elements(self.log_softmax(ops.cast(logits_BSV, ms.float32)), 2, ops.expand_dims(next_BS, -1))
+        return -ops.reduce_sum(ops.squeeze(chosen_BS1, -1) * weight_BS), ops.reduce_sum(weight_BS)
+
+
+class Evaluator:
+    """Evaluates a network on one dataset, as often as asked; compiled once.
+
+    Args:
+        network: its parameters may change between calls.
+        source: the dataset.
+        batch_size: rows per batch; a smaller last batch is filled with padding rows, which weigh nothing.
+        counts_pads: MindFormers 1.0's numbers instead.
+    """
+
+    def __init__(self, network: LlamaNetwork, source: BatchSource, *, batch_size: int, counts_pads: bool = False) -> None:
+        self.source = source
+        self.batch_size = batch_size
+        self.counts_pads = counts_pads
+        self.pad_token_id = network.config.pad_token_id
+        self.columns = tuple(name for name in COLUMNS if name in source.columns)
+        self.sums = PadCountingSums(network) if counts_pads else LossSums(network)
+
+    def __call__(self, progress: Callable[[int, int], object] | None = None) -> EvalResult:
+        """Run over the whole dataset.
+
+        Args:
+            progress: called with (batches done, batches in all).
+
+        Raises:
+            DataError: no token of the dataset is trained on.
+        """
+        total = weight = 0.0
+        means: list[float] = []
+        count = self.source.batches_per_epoch
+        for done, batch in enumerate(self._filled(), 1):
+            loss, tokens = (float(value.asnumpy()) for value in self.sums(*self._inputs(batch)))
+            total, weight = total + loss, weight + tokens
+            means.append(loss / (tokens + WEIGHT_EPS))
+            if progress:
+                progress(done, count)
+        if not weight:
+            raise DataError(self.source.files[0], "every label is masked: there is no token to evaluate.", fix="prepare the data again.")
+        mean = float(np.mean(means)) if self.counts_pads else total / weight
+        return EvalResult(loss=mean, perplexity=math.exp(mean) if mean < 700 else math.inf, tokens=int(weight), batches=len(means))
+
+    def _filled(self) -> Iterator[Batch]:
+        for batch in self.source.epoch(0):
+            missing = self.batch_size - len(batch["input_ids"])
+            yield batch if self.counts_pads or not missing else {name: self._fill(name, rows, missing) for name, rows in batch.items()}
+
+    def _fill(self, name: str, rows: np.ndarray, missing: int) -> np.ndarray:
+        value = self.pad_token_id if name == "input_ids" else 0
+        return np.concatenate([rows, np.full((missing, rows.shape[1]), value, np.int32)])
+
+    def _inputs(self, batch: Batch) -> list[ms.Tensor | None]:
+        return [ms.Tensor(batch[name], ms.int32) if name in self.columns else None for name in COLUMNS]
+
+
+def open_evaluator(run: RunConfig, network: LlamaNetwork) -> Evaluator:
+    """The evaluator of `eval_dataset`; rows hold seq_length + 1 ids, or seq_length as MindFormers' guides prepare them.
+
+    Raises:
+        DataError: as `open_batches`, told for rows of seq_length + 1.
+    """
+    config, batch_size = run.model.config, run.runner_config.batch_size
+
+    def open_rows(row_length: int) -> BatchSource:
+        return open_batches(run.eval_dataset, batch_size=batch_size, row_length=row_length, vocab_size=config.vocab_size, seed=run.seed)
+
+    try:
+        source = open_rows(config.seq_length + 1)
+    except DataError as error:
+        try:
+            source = open_rows(config.seq_length)
+        except DataError:
+            raise error from None
+    return Evaluator(network, source, batch_size=batch_size, counts_pads=run.compat.perplexity_counts_pads)
+
+
+def evaluate(run: RunConfig, *, progress: Callable[[int, int], object] | None = None) -> EvalResult:
+    """Loss and perplexity of the weights the configuration names; initial weights when it names none.
+
+    Raises:
+        CodeLlamaError: of the kind that fits.
+    """
+    require_runnable(run)
+    require_single_process(run)
+    enter_context(run.context)
+    network = LlamaNetwork(run.model.config)
+    if run.start_weights:
+        load_into(network, run.start_weights)
+    else:
+        init_parameters(network, run.seed)
+    network.set_train(False)
+    return open_evaluator(run, network)(progress)
