@@ -13,7 +13,7 @@ from pathlib import Path
 from tqdm import tqdm
 
 from mindformers_codellama.checkpoint.ckpt_format import write_ckpt
-from mindformers_codellama.checkpoint.directories import MAX_SHARD_BYTES, Companions, write_hf, write_ours
+from mindformers_codellama.checkpoint.directories import MAX_SHARD_BYTES, TOKENIZER_FILES, Companions, write_hf, write_ours
 from mindformers_codellama.checkpoint.dtypes import WEIGHT_DTYPES
 from mindformers_codellama.checkpoint.files import FileRecord, refuse_existing, refuse_existing_directory, require_space
 from mindformers_codellama.checkpoint.manifest import manifest_path, write_manifest
@@ -61,6 +61,8 @@ class ConvertReport:
     files: tuple[FileRecord, ...]
     left_out: tuple[str, ...]
     """Stored rotary angles, caches, optimizer state."""
+    notes: tuple[str, ...]
+    """Worth knowing, but nothing is wrong."""
     dry_run: bool
     seconds: float
 
@@ -132,6 +134,7 @@ def convert(
         dtypes=tuple(sorted({tensor.dtype for tensor in weights.values()})),
         files=tuple(files),
         left_out=(*reader.dropped, *left_out),
+        notes=_notes(dst, is_file, options),
         dry_run=options.dry_run,
         seconds=time.monotonic() - started,
     )
@@ -211,6 +214,12 @@ def _pairs_to_halves(weights: Mapping[str, LazyTensor], params: Path) -> dict[st
             raise CheckpointError(params, f"{heads[kind]} heads do not divide the {tensor.shape[0]} rows of {name} into pairs.")
         changed[name] = ComputedTensor(tensor.shape, tensor.dtype, lambda t=tensor, n=heads[kind]: pairs_to_halves(t.read(), n))  # type: ignore[misc]
     return changed
+
+
+def _notes(dst: Path, is_file: bool, options: Options) -> tuple[str, ...]:
+    if is_file or options.dry_run or any((dst / name).is_file() for name in TOKENIZER_FILES):
+        return ()
+    return ("no tokenizer files beside the source; give --tokenizer to have them in the directory.",)
 
 
 def _write(

@@ -83,6 +83,7 @@ def summary(report: ConvertReport) -> str:
     if report.left_out:
         shown = ", ".join(report.left_out[:3]) + (", ..." if len(report.left_out) > 3 else "")
         lines.append(f"{'':12}left out on purpose: {len(report.left_out)} ({shown})")
+    lines.extend(f"note: {note}" for note in report.notes)
     return "\n".join(lines)
 
 
