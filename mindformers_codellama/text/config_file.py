@@ -63,8 +63,12 @@ def read_options(folder: Path) -> dict[str, Any]:
         if text is not None:
             options[key] = text
     for key in OPTION_KEYS:
-        if values.get(key) is not None:
-            options[key] = values[key]
+        value = values.get(key)
+        if value is None:
+            continue
+        if key != "padding_side" and not isinstance(value, bool):
+            raise TokenizerError(f"{path}: {key}", f"must be true or false, got {value!r}.")
+        options[key] = value
     added = read_added_tokens(folder, values)
     if added:
         options["added_tokens"] = added
@@ -75,14 +79,21 @@ def read_added_tokens(folder: Path, values: dict[str, Any]) -> tuple[AddedToken,
     """Added tokens with ids, from `added_tokens_decoder`, the older `added_tokens.json` and `additional_special_tokens`."""
     where = folder / CONFIG_FILE
     tokens: dict[str, AddedToken] = {}
-    for key, value in values.get("added_tokens_decoder", {}).items():
+    decoder = values.get("added_tokens_decoder") or {}
+    if not isinstance(decoder, dict):
+        raise TokenizerError(f"{where}: added_tokens_decoder", f"must be an object, got {decoder!r}.")
+    for key, value in decoder.items():
+        place = f"{where}: added_tokens_decoder.{key}"
+        content = token_text(value, place)
+        if not key.isdecimal() or not isinstance(value, dict) or content is None:
+            raise TokenizerError(place, f"must be an id with an object that has a content, got {key!r}: {value!r}.")
         if value.get("single_word"):
-            raise TokenizerError(f"{where}: added_tokens_decoder.{key}", "single_word is not supported.", fix="set it to false.")
-        tokens[value["content"]] = AddedToken(
-            value["content"], int(key), bool(value.get("special")), bool(value.get("lstrip")), bool(value.get("rstrip"))
-        )
+            raise TokenizerError(place, "single_word is not supported.", fix="set it to false.")
+        tokens[content] = AddedToken(content, int(key), bool(value.get("special")), bool(value.get("lstrip")), bool(value.get("rstrip")))
     for content, index in read_json_object(folder / ADDED_FILE).items():
-        tokens.setdefault(content, AddedToken(content, int(index), special=False))
+        if not isinstance(index, int):
+            raise TokenizerError(f"{folder / ADDED_FILE}: {content}", f"must be an id, got {index!r}.")
+        tokens.setdefault(content, AddedToken(content, index, special=False))
     for value in values.get("additional_special_tokens") or ():
         text = token_text(value, f"{where}: additional_special_tokens")
         if text:

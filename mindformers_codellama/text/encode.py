@@ -26,24 +26,26 @@ class EncodeRules(NamedTuple):
 
 
 def check_text(text: object) -> None:
-    """`TokenizerError` when it is not a string."""
+    """Refuse what is not text.
+
+    Raises:
+        TokenizerError: not a string, or a lone surrogate in it, which UTF-8 cannot hold (sentencepiece's own error for it
+            changes from version to version).
+    """
     if not isinstance(text, str):
         fix = "call encode for one text, tokenizer([...]) for many."
         raise TokenizerError("text", f"must be a string, got {type(text).__name__}.", fix=fix)
-
-
-def encode_plain(processor: sentencepiece.SentencePieceProcessor, text: str) -> list[int]:
-    """SentencePiece alone.
-
-    Raises:
-        TokenizerError: not a string, or a lone surrogate in it, which UTF-8 cannot hold.
-    """
-    check_text(text)
     try:
-        return list(processor.encode(text))
+        text.encode()
     except UnicodeEncodeError as error:
         problem = f"character {error.start} is a lone surrogate ({text[error.start]!r}), which is not text."
         raise TokenizerError("text", problem, fix='decode the source with errors="replace".') from error
+
+
+def encode_plain(processor: sentencepiece.SentencePieceProcessor, text: str, *, head: str = "") -> list[int]:
+    """SentencePiece alone on `head + text`; `TokenizerError` as `check_text`."""
+    check_text(text)
+    return list(processor.encode(head + text))
 
 
 def encode_text(text: str, rules: EncodeRules) -> list[int]:
@@ -66,7 +68,7 @@ def encode_text(text: str, rules: EncodeRules) -> list[int]:
             ids.extend(encode_plain(rules.processor, part))
         else:
             # SentencePiece without its dummy prefix drops a leading space, so a known head is encoded and cut off again
-            ids.extend(encode_plain(rules.processor, rules.head + part)[rules.head_length :])
+            ids.extend(encode_plain(rules.processor, part, head=rules.head)[rules.head_length :])
     if not rules.legacy and len(ids) > 1 and ids[0] == rules.processor.piece_to_id(SPACE_PIECE) and ids[1] in rules.added.special_ids:
         del ids[0]
     return ids

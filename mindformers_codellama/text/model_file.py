@@ -9,7 +9,7 @@ from typing import NamedTuple
 import sentencepiece
 
 from mindformers_codellama.errors import TokenizerError
-from mindformers_codellama.text.wire import field_bytes, field_counts, field_varint
+from mindformers_codellama.text.wire import field_bytes, field_varint, fields
 
 MODEL_FILE = "tokenizer.model"
 PIECES, TRAINER_SPEC, NORMALIZER_SPEC = 1, 2, 3
@@ -59,11 +59,11 @@ def check_model(path: Path, content: bytes) -> None:
             path, "is text (JSON or a web page), not a SentencePiece model.", fix="give tokenizer.model, not tokenizer.json."
         )
     try:
-        counts = field_counts(content)
+        present = {field.number for field in fields(content)}
     except ValueError as error:
         raise TokenizerError(path, f"is not a SentencePiece model or is damaged ({error}).", fix=again) from error
     for number, name in ((PIECES, "pieces"), (TRAINER_SPEC, "trainer_spec"), (NORMALIZER_SPEC, "normalizer_spec")):
-        if number not in counts:
+        if number not in present:
             raise TokenizerError(path, f"is damaged or cut short: its {name} are missing.", fix=again)
 
 

@@ -22,7 +22,7 @@ from mindformers_codellama.text.join import SPACE_PIECE, JoinRules, join_tokens
 from mindformers_codellama.text.model_file import MODEL_FILE, open_processor, read_model_file
 from mindformers_codellama.text.padding import as_list, pad_rows, padded_length, to_tensor, truncate_rows
 from mindformers_codellama.text.special import AddedToken, SpecialTokens, give_ids
-from mindformers_codellama.text.write import write_bytes
+from mindformers_codellama.text.write import refuse_existing, write_bytes
 
 INFILLING_MARK = "\u263a"
 INFILLING_PIECES = tuple(SPACE_PIECE + name for name in ("<PRE>", "<SUF>", "<MID>", "<EOT>"))
@@ -176,7 +176,7 @@ class LlamaTokenizer:
 
         Source: codellama llama/tokenizer.py: a mark is put before the text and cut off again.
         """
-        return encode_plain(self._meta, INFILLING_MARK + text)[len(self._mark_ids) :]
+        return encode_plain(self._meta, text, head=INFILLING_MARK)[len(self._mark_ids) :]
 
     @cached_property
     def _mark_ids(self) -> list[int]:
@@ -267,7 +267,7 @@ class LlamaTokenizer:
     def decode_pieces(self, ids: Any) -> str:
         """Meta's decoder: SentencePiece alone; gives back exactly the text of `encode_pieces`."""
         ids = as_list(ids)
-        return str(self._meta.decode([self._meta.id_to_piece(i) if i < self.vocab_size else self._token(i) for i in ids]))
+        return str(self._meta.decode([self._meta.id_to_piece(i) if 0 <= i < self.vocab_size else self._token(i) for i in ids]))
 
     def decode_infilling(self, ids: Any) -> str:
         """Decode without losing a leading space; the counterpart of `encode_infilling`."""
@@ -290,9 +290,8 @@ class LlamaTokenizer:
         """
         folder = Path(folder).expanduser()
         model, config = folder / MODEL_FILE, folder / CONFIG_FILE
-        existing = [path for path in (model, config) if path.exists()]
-        if existing and not force:
-            raise TokenizerError(existing[0], "the file exists.", fix="choose another folder, or write force=True to replace it.")
+        for path in (model, config):
+            refuse_existing(path, force=force)
         content = read_model_file(self.path).content
         options = {key: getattr(self, key) for key in (*TOKEN_KEYS, *OPTION_KEYS)}
         write_bytes(model, content, force=force)

@@ -22,9 +22,10 @@ from pathlib import Path
 import sentencepiece
 
 from mindformers_codellama.errors import TokenizerError
+from mindformers_codellama.text.model_file import PIECES, TRAINER_SPEC
 from mindformers_codellama.text.prompts import alpaca_prompt
-from mindformers_codellama.text.wire import field_bytes, field_varint
-from mindformers_codellama.text.write import write_bytes
+from mindformers_codellama.text.wire import field_bytes, field_varint, fields
+from mindformers_codellama.text.write import refuse_existing, write_bytes
 
 INFILLING_PIECES = ("\u2581<PRE>", "\u2581<SUF>", "\u2581<MID>", "\u2581<EOT>")
 CONTROL_PIECE = 3
@@ -40,6 +41,9 @@ CONVERSATION_SYSTEM = (
 """System text of the vicuna v1.1 template (FastChat) that the instruction rows open with; short for the tiny model too."""
 INSTRUCTION_REPEATS = 30
 """Times the instruction texts enter the tiny corpus, so that prompts, too, become few pieces."""
+LONGEST_SPACE_RUN = 16
+SPACE_RUN_REPEATS = 3000
+"""Lines per length of leading space in the tiny corpus, so that every run of 1 to 16 spaces is one piece, as in Llama 2."""
 SKIPPED_PACKAGES = frozenset(
     {"site-packages", "dist-packages", "test", "tests", "idlelib", "lib2to3", "turtledemo", "encodings", "pydoc_data", "ensurepip"}
 )
@@ -62,6 +66,7 @@ def train_tokenizer(lines: Iterable[str], output: Path, *, vocab_size: int, infi
     Raises:
         TokenizerError: the text is too small or too poor for that many pieces, or the file cannot be written.
     """
+    refuse_existing(output, force=force)  # before the work, not after it
     extra = INFILLING_PIECES if infilling else ()
     model = io.BytesIO()
     try:
@@ -90,7 +95,7 @@ def train_tokenizer(lines: Iterable[str], output: Path, *, vocab_size: int, infi
         )
     except (RuntimeError, OSError) as error:
         raise TokenizerError(
-            output, f"sentencepiece could not train {vocab_size} pieces: {error}", fix="give more text or a smaller --vocab_size."
+            output, f"sentencepiece could not train {vocab_size} pieces: {error}", fix="give more text or a smaller --vocab-size."
         ) from error
     write_bytes(output, append_control_pieces(model.getvalue(), extra, vocab_size), force=force)
     logger.info("wrote %s with %d pieces", output, vocab_size)
@@ -100,16 +105,18 @@ def train_tokenizer(lines: Iterable[str], output: Path, *, vocab_size: int, infi
 def append_control_pieces(model: bytes, pieces: Iterable[str], vocab_size: int) -> bytes:
     """Add CONTROL pieces behind the last id and set `trainer_spec.vocab_size`.
 
-    A protobuf message is the concatenation of its fields: repeated fields append and embedded messages merge, so this needs
-    no protobuf package. Field numbers: sentencepiece_model.proto (ModelProto.pieces 1, trainer_spec 2; SentencePiece.piece 1,
-    score 2, type 3; TrainerSpec.vocab_size 4).
+    Fields of a protobuf message are simply concatenated: repeated ones append, embedded messages merge. So new fields are put
+    behind the last of their kind, and no protobuf package is needed. They do not go to the file's end, where a cut file
+    would lose them unseen. Field numbers: sentencepiece_model.proto (SentencePiece.piece 1, score 2, type 3;
+    TrainerSpec.vocab_size 4).
     """
-    parts = [model]
-    for piece in pieces:
-        body = field_bytes(1, piece.encode()) + b"\x15" + struct.pack("<f", 0.0) + field_varint(3, CONTROL_PIECE)
-        parts.append(field_bytes(1, body))
-    parts.append(field_bytes(2, field_varint(4, vocab_size)))
-    return b"".join(parts)
+    behind = {field.number: field.end for field in fields(model)}
+    bodies = [field_bytes(1, piece.encode()) + b"\x15" + struct.pack("<f", 0.0) + field_varint(3, CONTROL_PIECE) for piece in pieces]
+    new_pieces = b"".join(field_bytes(PIECES, body) for body in bodies)
+    new_spec = field_bytes(TRAINER_SPEC, field_varint(4, vocab_size))
+    first, second = behind[PIECES], behind[TRAINER_SPEC]
+    assert first < second, "sentencepiece writes the pieces first"
+    return model[:first] + new_pieces + model[first:second] + new_spec + model[second:]
 
 
 def standard_library_files() -> list[Path]:
@@ -123,7 +130,7 @@ def standard_library_files() -> list[Path]:
 
 
 def tiny_corpus(instructions: Path, *, code_bytes: int = TINY_CORPUS_BYTES) -> Iterator[str]:
-    """Lines of the standard library up to `code_bytes`, then the instructions in their Alpaca prompts, repeated."""
+    """Lines of the standard library up to `code_bytes`, then runs of spaces, then the instructions in their Alpaca prompts."""
     used = 0
     for path in standard_library_files():
         text = path.read_text(encoding="utf-8", errors="ignore")
@@ -131,6 +138,8 @@ def tiny_corpus(instructions: Path, *, code_bytes: int = TINY_CORPUS_BYTES) -> I
         if used > code_bytes:
             break
         yield from text.splitlines()
+    for spaces in range(1, LONGEST_SPACE_RUN):  # the trainer puts one more before each line
+        yield from [" " * spaces] * SPACE_RUN_REPEATS
     records = json.loads(instructions.read_text(encoding="utf-8"))
     for _ in range(INSTRUCTION_REPEATS):
         for record in records:
@@ -138,7 +147,11 @@ def tiny_corpus(instructions: Path, *, code_bytes: int = TINY_CORPUS_BYTES) -> I
             yield from text.splitlines()
 
 
+def shipped_instructions() -> Path:
+    """The project's own Alpaca file, package data of the data layer."""
+    return Path(__file__).parents[1] / "data" / "assets" / "tiny_instructions.json"
+
+
 def train_tiny_tokenizer(output: Path, *, force: bool = False) -> Path:
     """Make a tokenizer as the shipped one was made; equal bytes only on the same Python and sentencepiece versions."""
-    instructions = Path(__file__).parents[1] / "data" / "assets" / "tiny_instructions.json"
-    return train_tokenizer(tiny_corpus(instructions), output, vocab_size=TINY_VOCAB_SIZE, force=force)
+    return train_tokenizer(tiny_corpus(shipped_instructions()), output, vocab_size=TINY_VOCAB_SIZE, force=force)

@@ -5,6 +5,9 @@ Source: protobuf.dev/programming-guides/encoding. Saves a dependency on a protob
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from typing import NamedTuple
+
 
 def varint(value: int) -> bytes:
     """Unsigned base-128, low group first."""
@@ -40,15 +43,23 @@ def read_varint(message: bytes, at: int) -> tuple[int, int]:
     raise ValueError("cut inside a number")
 
 
-def field_counts(message: bytes) -> dict[int, int]:
-    """How often each field stands at the top of `message`; bodies are skipped, not read.
+class Field(NamedTuple):
+    """Where one field of a message lies."""
+
+    number: int
+    start: int
+    end: int
+
+
+def fields(message: bytes) -> Iterator[Field]:
+    """The fields at the top of `message` in order; bodies are skipped, not read.
 
     Raises:
         ValueError: not a protobuf message, or one cut short.
     """
-    counts: dict[int, int] = {}
     at = 0
     while at < len(message):
+        start = at
         tag, at = read_varint(message, at)
         number, wire_type = tag >> 3, tag & 7
         if wire_type == 0:
@@ -62,5 +73,4 @@ def field_counts(message: bytes) -> dict[int, int]:
             raise ValueError(f"no wire type {wire_type} at byte {at}")
         if at > len(message) or number == 0:
             raise ValueError(f"field {number} ends at byte {at} of {len(message)}")
-        counts[number] = counts.get(number, 0) + 1
-    return counts
+        yield Field(number, start, at)

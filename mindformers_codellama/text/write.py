@@ -10,14 +10,19 @@ from pathlib import Path
 from mindformers_codellama.errors import TokenizerError
 
 
+def refuse_existing(path: Path, *, force: bool) -> None:
+    """`TokenizerError` when `path` exists and not `force`."""
+    if path.exists() and not force:
+        raise TokenizerError(path, "the file exists.", fix="choose another name, or pass --force (force=True) to replace it.")
+
+
 def write_bytes(path: Path, content: bytes, *, force: bool = False) -> None:
     """Write beside the target, fsync, then rename; nothing is left behind on failure.
 
     Raises:
         TokenizerError: `path` exists and not `force`, or the disk or the rights refuse.
     """
-    if path.exists() and not force:
-        raise TokenizerError(path, "the file exists.", fix="choose another name, or pass --force (force=True) to replace it.")
+    refuse_existing(path, force=force)
     temporary = None
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
