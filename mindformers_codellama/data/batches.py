@@ -193,7 +193,7 @@ def open_batches(
     _check_size(source, files[0], batch_size, world_size, drop_remainder=dataset_section.drop_remainder)
     for row in source._read(np.zeros(1, np.int64)):
         _check_row(row, row_length, f"{files[0]}: row 0")
-    logger.info("%d rows in %d file(s), %d batches per epoch", rows, len(files), source.batches_per_epoch)
+    logger.debug("%d rows in %d file(s), %d batches per epoch", rows, len(files), source.batches_per_epoch)
     return source
 
 

@@ -19,7 +19,7 @@ class Conversation:
     """Turns that begin with a question and alternate."""
 
     turns: tuple[tuple[str, str], ...]
-    """(question, answer) in order; at least one, no answer empty."""
+    """(question, answer) in order; at least one. An empty answer leaves nothing to learn in its round."""
     system: str | None = None
     """System text of the record; None takes the template's."""
     dropped_turn: bool = False
@@ -69,7 +69,7 @@ def to_conversation(value: Any, form: str) -> Conversation:
         form: one of FORMATS.
 
     Raises:
-        BadRecord: missing keys, wrong types, roles that do not alternate, no answer, an empty question or answer.
+        BadRecord: missing keys, wrong types, roles that do not alternate, no answer, an empty question.
     """
     if not isinstance(value, Mapping):
         raise BadRecord("not an object", f"got a JSON {type(value).__name__}")
@@ -94,7 +94,6 @@ def _from_alpaca(value: Mapping[str, Any]) -> Conversation:
         texts[key] = text or ""
     if not texts["instruction"].strip():
         raise BadRecord("empty question", "instruction holds no text")
-    _check_answer(texts["output"], "output")
     return Conversation(((alpaca_prompt(texts["instruction"], texts["input"]), texts["output"]),))
 
 
@@ -122,13 +121,7 @@ def _from_messages(messages: list[tuple[str, str]], key: str) -> Conversation:
     turns = tuple((messages[i][1], messages[i + 1][1]) for i in range(0, len(messages) - 1, 2))
     if not turns:
         raise BadRecord("no answer", f"{key} holds no question with an answer")
-    for question, answer in turns:
+    for question, _ in turns:
         if not question.strip():
             raise BadRecord("empty question", "a question holds no text")
-        _check_answer(answer, "an answer")
     return Conversation(turns, system, dropped_turn=len(messages) % 2 == 1)
-
-
-def _check_answer(text: str, what: str) -> None:
-    if not text.strip():
-        raise BadRecord("empty answer", f"{what} holds no text, so there is nothing to learn")

@@ -42,7 +42,7 @@ def encode_conversation(conversation: Conversation, template: Template, tokenize
     """Ids and labels of one conversation, cut to `row_length`.
 
     Each round is encoded by itself and ends with the end-of-sequence id, which is learned together with the answer;
-    questions, system text and the first id are not.
+    questions, system text and the first id are not, nor is the end of a round without an answer.
 
     Args:
         conversation: turns with answers.
@@ -57,7 +57,7 @@ def encode_conversation(conversation: Conversation, template: Template, tokenize
         bos = number == 0 or template.bos_each_round
         whole = tokenizer.encode_pieces(part.prompt + part.answer, bos=bos, eos=True)
         asked = tokenizer.encode_pieces(part.prompt, bos=bos, eos=False)
-        masked = _common_prefix(asked, whole)
+        masked = _common_prefix(asked, whole) if part.answer else len(whole)
         ids += whole
         labels += [IGNORE] * masked + whole[masked:]
         special = special or any(spelling in text for text in part for spelling in SPECIAL_SPELLINGS)

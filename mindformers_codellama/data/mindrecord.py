@@ -35,8 +35,8 @@ def part_paths(path: Path, parts: int) -> list[Path]:
 
 def refuse_existing(path: Path, parts: int, *, force: bool) -> None:
     """Raise DataError when any file of the set exists and `force` is False."""
-    existing = [file for file in _old_files(path) if file.exists()]
-    existing += [file for part in part_paths(path, parts) for file in (part, index_path(part)) if file.exists() and file not in existing]
+    existing = [file for part in part_paths(path, parts) for file in (part, index_path(part)) if file.exists()]
+    existing += reversed(_old_files(path))  # the manifest last: the data is what a person knows by name
     if existing and not force:
         raise DataError(existing[0], "exists already.", fix="write to another name, or give --force to replace it.")
 

@@ -21,7 +21,7 @@ class Round(NamedTuple):
     prompt: str
     """Text that is not learned, up to and including the mark before the answer, without a space at its end."""
     answer: str
-    """Text that is learned, its leading space included."""
+    """Text that is learned, its leading space included; empty when there is no answer."""
 
 
 @dataclass(frozen=True)
@@ -63,7 +63,7 @@ def _vicuna_rounds(name: str, conversation: Conversation) -> list[Round]:
     rounds = []
     for question, answer in conversation.turns:
         asked = f"{user}: {question}" if question else f"{user}:"
-        rounds.append(Round(f"{before}{asked}{conv.sep}{assistant}:", f" {answer}"))
+        rounds.append(Round(f"{before}{asked}{conv.sep}{assistant}:", f" {answer}" if answer else ""))
         before = ""
     return rounds
 
@@ -74,6 +74,8 @@ def _instruct_rounds(name: str, conversation: Conversation) -> list[Round]:
     system = f"{style.before_system}{conversation.system}{style.after_system}" if conversation.system else ""
     rounds = []
     for question, answer in conversation.turns:
-        rounds.append(Round(f"{style.before_user}{(system + question).strip()}{style.after_user}", f" {answer.strip()} "))
+        rounds.append(
+            Round(f"{style.before_user}{(system + question).strip()}{style.after_user}", f" {answer.strip()} " if answer.strip() else "")
+        )
         system = ""
     return rounds

@@ -1,0 +1,112 @@
+"""Look into a mindrecord: what it says about itself, whether it is whole, and rows as text."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from mindformers_codellama.config.sections_data import DataLoaderSection, DatasetSection
+from mindformers_codellama.data.batches import open_batches
+from mindformers_codellama.data.encode import IGNORE
+from mindformers_codellama.data.manifest import Manifest, read_manifest
+from mindformers_codellama.data.mindrecord_files import find_mindrecords, read_header
+from mindformers_codellama.data.prepare_work import open_tokenizer
+from mindformers_codellama.data.rows import PAD
+from mindformers_codellama.errors import DataError
+
+_ANY_ID = 2**31 - 1
+
+
+@dataclass(frozen=True)
+class Inspection:
+    """One set of mindrecord files."""
+
+    files: tuple[str, ...]
+    rows: int
+    columns: tuple[str, ...]
+    row_length: int
+    manifest: Manifest | None
+    """None beside a file MindFormers wrote."""
+    shown: tuple[dict[str, Any], ...]
+    """The rows asked for, see `describe_row`."""
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain values for JSON."""
+        return asdict(self)
+
+
+def inspect_mindrecord(path: Path, *, rows: Sequence[int] = (), tokenizer: str | None = None) -> Inspection:
+    """Read the headers, the manifest and some rows.
+
+    Args:
+        path: a file, a set or a folder.
+        rows: row numbers to show.
+        tokenizer: name, directory or file; with it ids are shown as text.
+
+    Raises:
+        DataError: missing parts, damage, a row number out of range, a tokenizer other than the manifest's.
+    """
+    files = find_mindrecords([path])
+    headers = [read_header(file) for file in files]
+    total = sum(header.rows for header in headers)
+    manifest = read_manifest(files[0])
+    opened = open_tokenizer(tokenizer) if tokenizer else None
+    if opened is not None and manifest is not None and opened.sha256 != manifest.tokenizer_sha256:
+        raise DataError(
+            opened.path, f"is not the tokenizer {path} was made with (another SHA-256).", fix="give the tokenizer the data was made with."
+        )
+    if total == 0:
+        raise DataError(path, "holds no rows.", fix="prepare the data again and read the counts it prints.")
+    for number in rows:
+        if not 0 <= number < total:
+            raise DataError(path, f"has no row {number}; it has {total}.", fix=f"write a number from 0 to {total - 1}.")
+    length = _first_length(files, headers[0].columns)
+    section = DatasetSection(
+        data_loader=DataLoaderSection(dataset_files=tuple(map(str, files)), shuffle=False),
+        input_columns=headers[0].columns,
+        drop_remainder=False,
+    )
+    source = open_batches(section, batch_size=1, row_length=length, vocab_size=_ANY_ID, seed=0)
+    shown = []
+    for number in rows:
+        batch = next(source.epoch(0, start=number))
+        shown.append({"row": number} | describe_row({column: values[0] for column, values in batch.items()}, opened))
+    return Inspection(tuple(map(str, files)), total, headers[0].columns, length, manifest, tuple(shown))
+
+
+def _first_length(files: Sequence[Path], columns: Sequence[str]) -> int:
+    from mindspore.dataset import MindDataset
+
+    if "input_ids" not in columns:
+        raise DataError(files[0], f"has no column 'input_ids', only {', '.join(columns)}.", fix="prepare the data with this package.")
+    dataset = MindDataset(str(files[0]), columns_list=["input_ids"], shuffle=False, num_samples=1)
+    try:
+        return int(next(iter(dataset.create_dict_iterator(num_epochs=1, output_numpy=True)))["input_ids"].size)
+    except RuntimeError as error:
+        raise DataError(files[0], "cannot be read; it is damaged.", fix="prepare the data again.") from error
+
+
+def describe_row(row: dict[str, np.ndarray], tokenizer: Any = None) -> dict[str, Any]:
+    """Counts of one row, and with a tokenizer its text and the part that is learned.
+
+    Args:
+        row: int32 `(row_length,)` per column.
+        tokenizer: a LlamaTokenizer or None.
+    """
+    ids = row["input_ids"]
+    used = int(np.max(np.flatnonzero(ids != PAD), initial=-1)) + 1
+    labels = row.get("labels", ids)
+    learned = labels[:used][labels[:used] != IGNORE]
+    found: dict[str, Any] = {"tokens": used, "learned": int(learned.size)}
+    if "segment_ids" in row:
+        found["samples"] = int(row["segment_ids"].max())
+    if tokenizer is None:
+        return found | {"input_ids": ids[:used].tolist()}
+    found["text"] = tokenizer.decode(ids[:used].tolist())
+    if "labels" in row:
+        found["learned_text"] = tokenizer.decode(learned.tolist())
+    return found
