@@ -10,6 +10,9 @@ from mindformers_codellama.config.generation import GenerationConfig
 from mindformers_codellama.config.model_config import DTYPES, EXTEND_METHODS, ModelConfig
 
 DTYPE_SPELLINGS = {
+    "float32": "float32",  # any case
+    "float16": "float16",
+    "bfloat16": "bfloat16",
     "fp32": "float32",
     "fp16": "float16",
     "bf16": "bfloat16",

@@ -122,7 +122,7 @@ class ParallelSection:
 
 @dataclass(frozen=True, kw_only=True)
 class ParallelConfigSection:
-    """`parallel_config`: the degrees; their product is the number of ranks. Above 1 this version checks them but starts one process only."""
+    """`parallel_config`: the degrees; their product is the number of ranks. Above 1 they are checked, not run."""
 
     data_parallel: int = key(1, low=1)
     """Copies of the model, each with its own rows."""
