@@ -1,0 +1,90 @@
+"""The command table, errors without traceback, and exit codes."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from mindformers_codellama import __version__
+from mindformers_codellama.cli import main as cli
+from mindformers_codellama.errors import CheckpointError
+
+PROJECT = Path(__file__).resolve().parents[3]
+TINY = str(PROJECT / "configs/codellama/predict_codellama_tiny.yaml")
+
+
+def test_every_command_has_arguments_and_run():
+    for name in cli.command_names():
+        module = __import__(cli.COMMANDS[name][0], fromlist=["run"])
+        assert callable(module.add_arguments), name
+        assert callable(module.run), name
+
+
+@pytest.mark.parametrize("name", cli.command_names())
+def test_help_of_every_command_shows_examples_with_its_name(name, capsys):
+    with pytest.raises(SystemExit) as caught:
+        cli.main([name, "--help"])
+    assert caught.value.code == 0
+    text = capsys.readouterr().out
+    assert f"codellama {name}" in text.split("options:")[-1], "an example in the epilog"
+
+
+def test_help_starts_no_mindspore_and_lists_the_commands():
+    code = "import sys, mindformers_codellama.cli.main as m; m.build_parser([]).print_help(); sys.exit('mindspore' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0
+    assert "explain a configuration" in done.stdout
+
+
+def test_version(capsys):
+    with pytest.raises(SystemExit):
+        cli.main(["--version"])
+    assert capsys.readouterr().out == f"codellama {__version__}\n"
+
+
+def test_no_words_print_help(capsys):
+    assert cli.main([]) == 2
+    assert "commands:" in capsys.readouterr().out
+
+
+def test_unknown_words_are_refused(capsys):
+    with pytest.raises(SystemExit) as caught:
+        cli.main(["check", TINY, "--nonsense"])
+    assert caught.value.code == 2
+    assert "unrecognized arguments: --nonsense" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("fault", "code", "words"),
+    [
+        (
+            CheckpointError("x.ckpt", "is damaged.", fix="convert it again."),
+            3,
+            "codellama: error: x.ckpt: is damaged. Fix: convert it again.\n",
+        ),
+        (KeyboardInterrupt(), 130, "codellama: stopped.\n"),
+    ],
+)
+def test_errors_of_a_person_end_without_traceback(monkeypatch, capsys, fault, code, words):
+    def fail(_arguments):
+        raise fault
+
+    monkeypatch.delenv("CODELLAMA_TRACEBACK", raising=False)
+    monkeypatch.setattr("mindformers_codellama.cli.check.run", fail)
+    assert cli.main(["check", TINY]) == code
+    assert capsys.readouterr().err == words
+
+
+def test_a_reader_that_goes_away_is_no_error():
+    command = f"{sys.executable} -m mindformers_codellama.cli.main completion bash | head -1"
+    done = subprocess.run(["bash", "-o", "pipefail", "-c", command], capture_output=True, text=True, check=False)  # noqa: S607
+    assert done.stderr == ""
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh"])
+def test_completion_knows_every_command(shell, capsys):
+    assert cli.main(["completion", shell]) == 0
+    text = capsys.readouterr().out
+    assert all(name in text for name in cli.command_names())
+    assert "--json" in text

@@ -1,0 +1,73 @@
+"""`codellama run` and run_mindformer.py: flags onto keys, and where each run_mode goes."""
+
+import subprocess
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+from mindformers_codellama.cli import run as run_command
+from mindformers_codellama.cli.main import main
+
+PROJECT = Path(__file__).resolve().parents[3]
+TINY = str(PROJECT / "configs/codellama/predict_codellama_tiny.yaml")
+
+
+@pytest.fixture
+def started(monkeypatch):
+    """Runs that would be started, in order."""
+    runs: list = []
+    module = SimpleNamespace(run_config=lambda run: runs.append(run))
+    monkeypatch.setattr(run_command, "import_module", lambda name: SimpleNamespace(**vars(module), name=name))
+    return runs
+
+
+def test_flags_options_and_dotted_keys_reach_the_configuration(started):
+    words = "--seed 3 --use_parallel=False --batch_size 2 --epochs 4 --mode 1 --predict_batch_size 2 --load_checkpoint a=b".split()
+    words += ["--options", "optimizer.beta1=0.8", "optimizer.eps=1e-7", "--lr_schedule.learning_rate", "1e-4", "--output_dir=/tmp/x"]
+    assert main(["run", "--config", TINY, *words]) == 0
+    run = started[0]
+    assert (run.seed, run.runner_config.batch_size, run.model.batch_size, run.runner_config.epochs) == (3, 2, 2, 4)
+    assert (run.context.mode, run.predict_batch_size, run.load_checkpoint, run.output_dir) == (1, 2, "a=b", "/tmp/x")
+    assert (run.optimizer.beta1, run.optimizer.eps, run.lr_schedule.learning_rate) == (0.8, 1e-7, 1e-4)
+
+
+def test_a_single_prompt_has_its_literal_newlines_decoded(started):
+    main(["run", "--config", TINY, "--predict_data", r"def f():\n"])
+    main(["run", "--config", TINY, "--predict_data", r"a\n", "b: [c"])
+    assert started[0].input_data == ("def f():\n",)
+    assert started[1].input_data == (r"a\n", "b: [c"), "several are taken as they stand"
+
+
+@pytest.mark.parametrize("mode", ["train", "finetune", "eval", "predict"])
+def test_each_run_mode_goes_to_its_command(started, mode):
+    assert main(["run", "--config", TINY, "--run_mode", mode]) == 0
+    assert started[0].run_mode == mode
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--run_mode", "export"], "codellama: error: run_mode: export is not available in this version."),
+        (["--a.b.c", "1"], "codellama: error: --set a.b.c: unknown key."),
+        (["--seed", "x"], "codellama: error: --set seed: got 'x' (a text). Fix: a whole number."),
+        (["--optimizer.eps"], "codellama: error: --optimizer.eps: has no value. Fix: write --optimizer.eps VALUE."),
+        (["stray"], "codellama: error: stray: is not a flag."),
+    ],
+)
+def test_wrong_flags_are_refused_in_one_line(started, capsys, words, message):
+    assert main(["run", "--config", TINY, *words]) == 2
+    assert capsys.readouterr().err.startswith(message)
+    assert not started
+
+
+def test_a_config_is_found_from_the_project_as_well(started, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    assert main(["run", "--config", "configs/codellama/predict_codellama_tiny.yaml"]) == 0
+
+
+def test_run_mindformer_py_is_this_command():
+    done = subprocess.run([sys.executable, PROJECT / "run_mindformer.py", "--help"], capture_output=True, text=True, check=False)
+    assert done.returncode == 0
+    assert "--strategy_load_checkpoint" in done.stdout
