@@ -17,17 +17,6 @@ logger = logging.getLogger(__name__)
 TokenRows = Sequence[Sequence[int] | NDArray[np.integer]]
 
 
-def strip_padding(rows: TokenRows, pad_token_id: int) -> list[list[int]]:
-    """Prompts without the padding at their right end: MindFormers' valid length is the last non-pad place plus 1."""
-    stripped = []
-    for row in rows:
-        ids = [int(token) for token in row]
-        while ids and ids[-1] == pad_token_id:
-            ids.pop()
-        stripped.append(ids)
-    return stripped
-
-
 def check_prompts(
     prompts: TokenRows, decoder: Decoder, config: GenerationConfig, *, first_row: int = 0
 ) -> tuple[list[list[int]], list[int]]:

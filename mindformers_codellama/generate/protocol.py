@@ -80,5 +80,5 @@ class TokenDecoder(Protocol):
         ...
 
 
-OnText = Callable[[int, str], None]
+OnText = Callable[[int, str], object]
 """Called with (row, newly certain text); whole characters, never any part of a stop string."""

@@ -27,6 +27,7 @@ from mindformers_codellama.model.llama import LlamaNetwork
 from mindformers_codellama.pipeline.logits_processors import LogitsProcessor, ProcessedDecoder
 from mindformers_codellama.runtime.context import current_device
 from mindformers_codellama.runtime.dtypes import dtype_findings
+from mindformers_codellama.text.tokenizer import LlamaTokenizer
 
 logger = logging.getLogger(__name__)
 
@@ -109,6 +110,7 @@ class LlamaForCausalLM(LlamaNetwork):
         logits_processor: LogitsProcessor | Sequence[LogitsProcessor] | None = None,
         streamer: Streamer | None = None,
         seed: int | None = None,
+        tokenizer: LlamaTokenizer | None = None,
         **options: Any,
     ) -> list[NDArray[np.int32]]:
         """Answer prompts of token ids.
@@ -121,6 +123,7 @@ class LlamaForCausalLM(LlamaNetwork):
                 chosen; gives the logits to use.
             streamer: hears prompt and new ids.
             seed: of drawing; None is the configuration's, else 0, as in MindFormers.
+            tokenizer: needed for `stop` (texts before which an answer ends).
             **options: single options over these, in our names or MindFormers' (`max_length`, `do_sample`, ...).
 
         Returns:
@@ -141,7 +144,7 @@ class LlamaForCausalLM(LlamaNetwork):
         if logits_processor is not None:
             processors = [logits_processor] if callable(logits_processor) else list(logits_processor)
             decoder = ProcessedDecoder(decoder, processors)
-        return generate(decoder, prompts, config, streamer=streamer)
+        return generate(decoder, prompts, config, streamer=streamer, tokenizer=tokenizer)
 
 
 def token_rows(input_ids: Any) -> list[NDArray[np.int64]]:

@@ -9,7 +9,6 @@ from toy_decoders import BigramDecoder, RecurrentDecoder, script
 from mindformers_codellama.config.generation import GenerationConfig
 from mindformers_codellama.errors import Findings, GenerationError, TokenizerError
 from mindformers_codellama.generate.loop import Listeners, generate, generate_rows
-from mindformers_codellama.generate.prompts import strip_padding
 
 PROMPTS = st.lists(st.lists(st.integers(0, 10), min_size=1, max_size=6), min_size=1, max_size=4)
 
@@ -190,12 +189,11 @@ def test_cancelling_keeps_what_there_is():
 
 
 def test_speed_counts_tokens_and_adds_over_batches():
-    stats = generate_rows(script(9, {3: 4, 4: 2}), [[1, 3], [4]], config()).stats
-    assert (stats.prompt_tokens, stats.new_tokens, stats.later_tokens) == (3, 3, 1)
+    stats = generate_rows(script(9, {3: 4, 4: 5, 5: 2}), [[1, 3], [5]], config()).stats
+    assert (stats.prompt_tokens, stats.new_tokens, stats.steady_tokens) == (3, 4, 1)
     assert 0 < stats.first_token_seconds < stats.total_seconds
-    assert (stats + stats).new_tokens == 6
-    assert "3 new tokens in" in str(stats)
-
-
-def test_padding_at_the_right_end_is_stripped_and_nowhere_else():
-    assert strip_padding(np.asarray([[1, 0, 5, 0], [0, 0, 0, 0]]), 0) == [[1, 0, 5], []]
+    assert stats.tokens_per_second == stats.steady_tokens / stats.steady_seconds > 0
+    assert (stats + stats).new_tokens == 8
+    assert (stats + stats).tokens_per_second == pytest.approx(stats.tokens_per_second)
+    assert "4 new tokens in" in str(stats)
+    assert generate_rows(script(9, {3: 2}), [[3]], config()).stats.tokens_per_second == 0

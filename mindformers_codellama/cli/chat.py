@@ -1,0 +1,154 @@
+"""`codellama chat`: a conversation in the terminal, answers as they come."""
+
+from __future__ import annotations
+
+import argparse
+import signal
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from importlib import import_module
+from types import FrameType
+from typing import TYPE_CHECKING
+
+from mindformers_codellama.cli.generation_options import add_generation_arguments, add_model_arguments, generation_options, open_from
+from mindformers_codellama.errors import CodeLlamaError
+
+if TYPE_CHECKING:
+    from mindformers_codellama.pipeline.chat_session import ChatSession
+
+EXAMPLES = """examples:
+  codellama chat CodeLlama-7b-Instruct-hf --system "Answer with code only." --do-sample --temperature 0.2
+  codellama chat configs/codellama/predict_codellama_tiny.yaml --load-checkpoint CKPT --prompt-style alpaca
+in the conversation:
+  /reset forget all turns    /system TEXT change the system text    /help    /exit (or Ctrl-D)
+  Ctrl-C stops the answer, not the program; a line that ends with \\ goes on in the next one
+"""
+
+HELP = "/reset forgets all turns, /system TEXT sets the system text, /exit ends. Ctrl-C stops an answer."
+ANSWER_LENGTH = 512
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Model and generation."""
+    add_model_arguments(parser)
+    add_generation_arguments(parser)
+    parser.add_argument("--stats", action="store_true", help="show the speed of every answer on stderr")
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Open the model and talk until the input ends."""
+    from mindformers_codellama.pipeline.chat_session import ChatSession
+
+    opened = open_from(arguments)
+    options = generation_options(arguments, sampling=opened.generation.do_sample)
+    if not {"max_new_tokens", "max_length"} & set(options):
+        options["max_new_tokens"] = min(ANSWER_LENGTH, max(1, opened.model.config.seq_length // 2))
+    config = opened.generation.updated(**options)
+    style = arguments.prompt_style or opened.prompt_style
+    decoder = opened.model.decoder(use_past=config.use_past)
+    session = ChatSession(decoder, opened.tokenizer, config, style=style, system=arguments.system)
+    if style == "completion":
+        print(
+            "this model continues text: every line stands alone. See --prompt-style for models that were taught to answer.", file=sys.stderr
+        )
+    return Terminal(session, show_stats=arguments.stats).talk()
+
+
+@dataclass
+class Terminal:
+    """Reads lines, writes answers."""
+
+    session: ChatSession
+    show_stats: bool = False
+    answers: int = 0
+
+    def talk(self) -> int:
+        """Until /exit or the end of the input."""
+        interactive = sys.stdin.isatty()
+        if interactive:
+            import_module("readline")  # line editing and history of input()
+            print(HELP, file=sys.stderr)
+        while True:
+            try:
+                line = read_turn("you> " if interactive else "")
+            except EOFError:
+                return 0
+            except KeyboardInterrupt:
+                print("\n/exit or Ctrl-D ends the conversation.", file=sys.stderr)
+                continue
+            if line.startswith("/"):
+                if not self.command(line):
+                    return 0
+            elif line.strip():
+                self.answer(line)
+
+    def command(self, line: str) -> bool:
+        """Obey a command; False ends."""
+        name, _, rest = line.partition(" ")
+        if name in ("/exit", "/quit"):
+            return False
+        if name == "/reset":
+            self.session.reset()
+            print("forgotten.", file=sys.stderr)
+        elif name == "/system":
+            self.session.system = rest.strip()
+            print("system text set." if rest.strip() else "system text removed.", file=sys.stderr)
+        else:
+            print(HELP if name == "/help" else f"unknown command {name}. {HELP}", file=sys.stderr)
+        return True
+
+    def answer(self, question: str) -> None:
+        """Ask and stream; an error is shown and forgotten."""
+        first = True
+
+        def show(piece: str) -> None:
+            nonlocal first
+            sys.stdout.write(piece.lstrip(" ") if first else piece)
+            sys.stdout.flush()
+            first = first and not piece.strip(" ")
+
+        try:
+            with stopping_on_interrupt() as should_stop:
+                result = self.session.ask(question, on_text=show, should_stop=should_stop, first_row=self.answers)
+        except CodeLlamaError as error:
+            print(f"error: {error}", file=sys.stderr)
+            return
+        self.answers += 1
+        if first and result.texts is not None:
+            sys.stdout.write(result.texts[0].lstrip(" "))
+        sys.stdout.write("\n")
+        sys.stdout.flush()
+        if result.finish_reasons[0] == "cancelled":
+            print("(stopped)", file=sys.stderr)
+        elif result.finish_reasons[0] == "length":
+            print("(cut at --max-new-tokens)", file=sys.stderr)
+        if self.show_stats:
+            print(f"({result.stats})", file=sys.stderr)
+
+
+def read_turn(prompt: str) -> str:
+    r"""One turn of the user; lines that end with `\` go on."""
+    lines = [input(prompt)]
+    while lines[-1].endswith("\\"):
+        lines[-1] = lines[-1][:-1]
+        lines.append(input("...> " if prompt else ""))
+    return "\n".join(lines)
+
+
+@contextmanager
+def stopping_on_interrupt() -> Iterator[Callable[[], bool]]:
+    """While open, Ctrl-C asks the answer to stop; a second one is a KeyboardInterrupt."""
+    asked: list[bool] = []
+
+    def handle(number: int, frame: FrameType | None) -> None:
+        if asked:
+            raise KeyboardInterrupt
+        asked.append(True)
+
+    before = signal.signal(signal.SIGINT, handle)
+    try:
+        yield lambda: bool(asked)
+    finally:
+        signal.signal(signal.SIGINT, before)

@@ -1,0 +1,65 @@
+"""`pipeline(task, model, tokenizer)`: MindFormers' way from a task's name to something that can be called."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from difflib import get_close_matches
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+from mindformers_codellama.errors import ConfigError, GenerationError
+from mindformers_codellama.pipeline.causal_lm import LlamaForCausalLM
+from mindformers_codellama.pipeline.open_model import open_model
+from mindformers_codellama.pipeline.text_generation import TextGenerationPipeline
+from mindformers_codellama.text.auto import AutoTokenizer
+from mindformers_codellama.text.tokenizer import LlamaTokenizer
+
+TASKS: Mapping[str, Callable[..., TextGenerationPipeline]] = MappingProxyType({"text_generation": TextGenerationPipeline})
+"""Task to the pipeline that does it."""
+
+BACKENDS = ("ms",)
+
+
+def pipeline(
+    task: str,
+    model: LlamaForCausalLM | str | Path | None = None,
+    tokenizer: LlamaTokenizer | str | Path | None = None,
+    *,
+    backend: str = "ms",
+    batch_size: int | None = None,
+    **options: Any,
+) -> TextGenerationPipeline:
+    """A pipeline for a task.
+
+    Args:
+        task: `text_generation`.
+        model: a model, or what `pipeline.open_model` takes: a YAML file, a directory or file of weights, a registry name.
+        tokenizer: a tokenizer, its directory or file, or a registry name; a model given as a path brings its own.
+        backend: `ms`, MindSpore. MindFormers' `mslite` is not available.
+        batch_size: prompts answered at once; None takes the configuration's, 1 for a model object.
+        options: generation options that hold for every call.
+
+    Raises:
+        ConfigError: unknown task, with the nearest name; another backend; nothing to open.
+        GenerationError: no tokenizer, or an unknown option.
+    """
+    if task not in TASKS:
+        near = get_close_matches(task, TASKS, n=1, cutoff=0.5)
+        fix = f"did you mean {near[0]}?" if near else f"known: {', '.join(TASKS)}."
+        raise ConfigError("task", f"{task!r} is not known.", fix=fix)
+    if backend not in BACKENDS:
+        problem = f"{backend!r} is not available"
+        problem += ": MindSpore Lite has no backend here." if backend == "mslite" else "."
+        raise ConfigError("backend", problem, fix='write backend="ms".')
+    if model is None:
+        raise GenerationError("model", f"{task} needs a model.", fix="give a LlamaForCausalLM, a YAML file or a directory with weights.")
+    if isinstance(model, LlamaForCausalLM):
+        if tokenizer is None:
+            raise GenerationError("tokenizer", f"{task} needs a tokenizer.", fix="give AutoTokenizer.from_pretrained(...).")
+        words = tokenizer if isinstance(tokenizer, LlamaTokenizer) else AutoTokenizer.from_pretrained(tokenizer)
+        return TASKS[task](model, words, batch_size=1 if batch_size is None else batch_size, **options)
+    named = tokenizer.path if isinstance(tokenizer, LlamaTokenizer) else tokenizer
+    opened = open_model(model, tokenizer="" if named is None else str(named))
+    words = tokenizer if isinstance(tokenizer, LlamaTokenizer) else opened.tokenizer
+    return TASKS[task](opened.model, words, batch_size=opened.batch_size if batch_size is None else batch_size, **options)

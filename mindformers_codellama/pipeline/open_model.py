@@ -1,0 +1,218 @@
+"""A model with weights, tokenizer and options, from whatever a person has: a YAML file, a directory, a name."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from mindformers_codellama.checkpoint.open import open_checkpoint
+from mindformers_codellama.config.families import FAMILIES, model_facts
+from mindformers_codellama.config.generation import GenerationConfig
+from mindformers_codellama.config.model_config import ModelConfig
+from mindformers_codellama.config.read import read_run
+from mindformers_codellama.config.sections import RunConfig
+from mindformers_codellama.config.sections_parallel import ContextSection
+from mindformers_codellama.errors import CheckpointError, ConfigError
+from mindformers_codellama.pipeline.causal_lm import LlamaForCausalLM
+from mindformers_codellama.runtime.context import enter_context
+from mindformers_codellama.text.auto import AutoTokenizer
+from mindformers_codellama.text.model_file import MODEL_FILE
+from mindformers_codellama.text.tokenizer import LlamaTokenizer
+
+logger = logging.getLogger(__name__)
+
+YAML_SUFFIXES = (".yaml", ".yml")
+ANSWER_LENGTH = 256
+"""Longest answer of a model that comes without generation options."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Source:
+    """What to build, before anything is built."""
+
+    config: ModelConfig
+    generation: GenerationConfig
+    weights: str
+    """Checkpoint to load; empty leaves initial weights."""
+    tokenizer: str
+    """File, directory or registry name."""
+    tokenizer_options: dict[str, Any]
+    name: str
+    """Registry name; empty when unknown."""
+    context: ContextSection
+    batch_size: int
+    seed: int
+    """Of initial weights."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class OpenedModel:
+    """Ready to generate."""
+
+    model: LlamaForCausalLM
+    tokenizer: LlamaTokenizer
+    generation: GenerationConfig
+    prompt_style: str
+    """How the registry says this model is asked; `completion` when it is not there."""
+    batch_size: int
+
+
+def is_yaml(source: str | Path) -> bool:
+    """Whether a source is meant as a configuration file."""
+    return Path(source).suffix.lower() in YAML_SUFFIXES
+
+
+def open_model(
+    source: str | Path,
+    *,
+    load_checkpoint: str = "",
+    tokenizer: str = "",
+    seq_length: int | None = None,
+    dtype: str | None = None,
+    device: str | None = None,
+    overrides: Sequence[str] = (),
+) -> OpenedModel:
+    """Build a model and fill it with weights.
+
+    Args:
+        source: a YAML file; a directory or file of weights that says its sizes (Hugging Face's `config.json`, or
+            our manifest); or a registry name with `load_checkpoint`.
+        load_checkpoint: weights, instead of the source's own.
+        tokenizer: `tokenizer.model`, its directory or a registry name, instead of the source's own.
+        seq_length: positions for prompt and answer together.
+        dtype: type of weights and of products.
+        device: `CPU` or `Ascend`; else the YAML file's, or the CPU.
+        overrides: `key=value` for a YAML file.
+
+    Raises:
+        ConfigError, CheckpointError, TokenizerError: what is wrong with any of these.
+    """
+    found = find_source(source, overrides)
+    config, context = found.config, found.context
+    if seq_length is not None:
+        config = dataclasses.replace(config, seq_length=seq_length)
+    if dtype is not None:
+        config = dataclasses.replace(config, compute_dtype=dtype, param_init_dtype=dtype)
+    if device is not None:
+        context = dataclasses.replace(context, device_target=device)
+    if load_checkpoint:
+        found = dataclasses.replace(found, weights=load_checkpoint)
+    if tokenizer:
+        found = dataclasses.replace(found, tokenizer=tokenizer, tokenizer_options={})
+    return open_source(dataclasses.replace(found, config=config, context=context))
+
+
+def open_run(run: RunConfig) -> OpenedModel:
+    """The same for a configuration that is already read."""
+    return open_source(source_of_run(run))
+
+
+def open_source(source: Source) -> OpenedModel:
+    """Build, load, check."""
+    if not source.tokenizer:
+        fix = "write processor.tokenizer.vocab_file: PATH (or give --tokenizer PATH)."
+        raise ConfigError("processor.tokenizer.vocab_file", "no tokenizer is named, and trainer.model_name is empty.", fix=fix)
+    words = AutoTokenizer.from_pretrained(source.tokenizer, **source.tokenizer_options)
+    enter_context(source.context)
+    if not source.weights:
+        logger.warning("no checkpoint given: the weights are random (seed %d) and so will be the text.", source.seed)
+    model = LlamaForCausalLM(source.config, checkpoint=source.weights, generation=source.generation, seed=source.seed)
+    style = FAMILIES[source.name].prompt_style if source.name in FAMILIES else "completion"
+    return OpenedModel(model=model, tokenizer=words, generation=source.generation, prompt_style=style, batch_size=source.batch_size)
+
+
+def find_source(source: str | Path, overrides: Sequence[str] = ()) -> Source:
+    """Find out what a source means.
+
+    Raises:
+        ConfigError: nothing of that name.
+        CheckpointError: weights that do not say their sizes.
+    """
+    path = Path(source).expanduser()
+    if is_yaml(path):
+        return source_of_run(read_run(path, overrides=overrides))
+    if path.exists():
+        return _source_of_weights(path)
+    if str(source) in FAMILIES:
+        return _source_of_name(str(source))
+    fix = f"give a YAML file, a directory with weights, or one of {', '.join(FAMILIES)}."
+    raise ConfigError(str(source), "is no file, no directory and no model name.", fix=fix)
+
+
+def source_of_run(run: RunConfig) -> Source:
+    """What a configuration says."""
+    section = run.processor.tokenizer
+    options = {
+        key: getattr(section, key)
+        for key in ("unk_token", "bos_token", "eos_token", "pad_token", "add_bos_token", "add_eos_token", "legacy", "padding_side")
+    }
+    beside = Path(run.start_weights) if run.start_weights else None
+    tokenizer = section.vocab_file or run.trainer.model_name
+    if not section.vocab_file and beside is not None and (beside / MODEL_FILE).is_file():
+        tokenizer, options = str(beside), {}
+    return Source(
+        config=run.model.config,
+        generation=run.model.generation,
+        weights=run.start_weights,
+        tokenizer=tokenizer,
+        tokenizer_options=options if section.vocab_file else {},
+        name=run.trainer.model_name,
+        context=run.context,
+        batch_size=run.predict_batch_size or run.model.batch_size,
+        seed=run.seed,
+    )
+
+
+def _source_of_weights(path: Path) -> Source:
+    config = open_checkpoint(path).config
+    if config is None:
+        fix = "give the YAML file of the model and --load-checkpoint, or a directory with config.json."
+        raise CheckpointError(path, "does not say the sizes of its model.", fix=fix)
+    folder = path if path.is_dir() else path.parent
+    name = next((key for key in FAMILIES if folder.name.lower().replace("-", "_").removesuffix("_hf") == key), "")
+    return _plain_source(
+        config, str(path), str(folder if (folder / MODEL_FILE).is_file() else name or folder), name, _end_ids(folder, config)
+    )
+
+
+def _source_of_name(name: str) -> Source:
+    facts = model_facts(name)
+    return _plain_source(facts.config, "", name, name, facts.stop_token_ids)
+
+
+def _plain_source(config: ModelConfig, weights: str, tokenizer: str, name: str, ends: tuple[int, ...]) -> Source:
+    """Options of a model that has no YAML file: greedy, with a cache, answers of at most `ANSWER_LENGTH` tokens."""
+    generation = GenerationConfig(
+        max_new_tokens=ANSWER_LENGTH,
+        eos_token_ids=ends,
+        pad_token_id=config.pad_token_id,
+        bos_token_id=config.bos_token_id,
+        use_past=True,
+    )
+    return Source(
+        config=config,
+        generation=generation,
+        weights=weights,
+        tokenizer=tokenizer,
+        tokenizer_options={},
+        name=name,
+        context=ContextSection(device_target="CPU"),
+        batch_size=1,
+        seed=0,
+    )
+
+
+def _end_ids(folder: Path, config: ModelConfig) -> tuple[int, ...]:
+    """End ids of `generation_config.json` (70B Instruct has two), else the model's one."""
+    path = folder / "generation_config.json"
+    try:
+        found = json.loads(path.read_text(encoding="utf-8")).get("eos_token_id")
+    except (OSError, ValueError, AttributeError):
+        found = None
+    ids = found if isinstance(found, list) else [found]
+    return tuple(token for token in ids if isinstance(token, int)) or (config.eos_token_id,)

@@ -1,0 +1,137 @@
+"""Text in, text out: prompts of any number and length, in batches, order kept."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from mindformers_codellama.config.generation import GenerationConfig
+from mindformers_codellama.errors import GenerationError, TokenizerError
+from mindformers_codellama.generate.loop import Listeners, generate_rows
+from mindformers_codellama.generate.protocol import OnText, Streamer
+from mindformers_codellama.generate.result import GenerationResult, joined
+from mindformers_codellama.pipeline.causal_lm import LlamaForCausalLM
+from mindformers_codellama.text.tokenizer import LlamaTokenizer
+
+OUTPUT_KEY = "text_generation_text"
+
+
+class TextGenerationPipeline:
+    """`pipeline("text_generation", ...)`: called with prompts, it gives one dictionary per prompt.
+
+    Args:
+        model: the model with its weights.
+        tokenizer: of the model; refused when it can give ids the model does not have.
+        batch_size: prompts answered at once; the last batch may be smaller.
+        options: generation options that hold for every call, in our names or MindFormers'.
+
+    Raises:
+        TokenizerError: the vocabularies disagree.
+        GenerationError: an unknown option or one out of range.
+    """
+
+    def __init__(self, model: LlamaForCausalLM, tokenizer: LlamaTokenizer, *, batch_size: int = 1, **options: Any) -> None:
+        if batch_size < 1:
+            raise GenerationError("batch_size", f"got {batch_size}, must be at least 1.")
+        check_vocabulary(model, tokenizer)
+        self.model = model
+        self.tokenizer = tokenizer
+        self.batch_size = batch_size
+        self.generation = model.generation.updated(**options)
+
+    def __call__(
+        self,
+        inputs: str | Sequence[str],
+        *,
+        batch_size: int | None = None,
+        streamer: Streamer | None = None,
+        on_text: OnText | None = None,
+        add_special_tokens: bool = True,
+        skip_special_tokens: bool = True,
+        **options: Any,
+    ) -> list[dict[str, list[str]]]:
+        """Answer prompts.
+
+        Args:
+            inputs: one text or many.
+            batch_size: prompts answered at once, instead of the pipeline's.
+            streamer: hears token ids; one prompt at a time.
+            on_text: called with (prompt number, new text) while it is made.
+            add_special_tokens: put the begin token before each prompt.
+            skip_special_tokens: leave special tokens out of the text.
+            options: generation options, in our names or MindFormers'.
+
+        Returns:
+            `[{"text_generation_text": [prompt and answer]}]`, one entry per prompt, in their order.
+
+        Raises:
+            GenerationError: what is given is no text; or as `run`.
+        """
+        texts = [inputs] if isinstance(inputs, str) else list(inputs)
+        for number, text in enumerate(texts):
+            if not isinstance(text, str):
+                raise GenerationError(
+                    f"prompt {number}", f"must be text, got {type(text).__name__}.", fix="for token ids use model.generate."
+                )
+        prompts = [self.tokenizer.encode(text, add_special_tokens) for text in texts]
+        if not prompts:
+            return []
+        config = self.generation.updated(**options)
+        result = self.run(prompts, config, batch_size=batch_size, listeners=Listeners(streamer=streamer, on_text=on_text))
+        return [{OUTPUT_KEY: [self.whole_text(result, row, skip_special_tokens)]} for row in range(len(texts))]
+
+    def run(
+        self,
+        prompts: Sequence[Sequence[int]],
+        config: GenerationConfig,
+        *,
+        batch_size: int | None = None,
+        listeners: Listeners | None = None,
+        after_batch: Callable[[int], object] | None = None,
+    ) -> GenerationResult:
+        """Answer token ids, with texts, reasons and speed.
+
+        Args:
+            prompts: at least one row of ids.
+            config: every option.
+            batch_size: rows at once, instead of the pipeline's.
+            listeners: hear what is made; they are told the row's number among all prompts.
+            after_batch: called with the number of rows done.
+
+        Raises:
+            GenerationError, TokenizerError: as `generate.loop.generate_rows`.
+        """
+        size = batch_size or self.batch_size
+        if listeners is not None and listeners.streamer is not None:
+            size = 1
+        decoder = self.model.decoder(use_past=config.use_past)
+        results = []
+        for first in range(0, len(prompts), size):
+            batch = prompts[first : first + size]
+            results.append(generate_rows(decoder, batch, config, tokenizer=self.tokenizer, listeners=listeners, first_row=first))
+            if after_batch is not None:
+                after_batch(first + len(batch))
+            if "cancelled" in results[-1].finish_reasons:
+                break
+        return joined(results)
+
+    def whole_text(self, result: GenerationResult, row: int, skip_special_tokens: bool = True) -> str:
+        """Prompt and answer as text; an answer cut at a stop string ends exactly before it."""
+        if skip_special_tokens and result.texts is not None:
+            prompt = result.ids[row][: result.prompt_lengths[row]]
+            return str(self.tokenizer.decode(prompt, skip_special_tokens=True)) + result.texts[row]
+        return str(self.tokenizer.decode(result.ids[row], skip_special_tokens=skip_special_tokens))
+
+
+def check_vocabulary(model: LlamaForCausalLM, tokenizer: LlamaTokenizer) -> None:
+    """Refuse a tokenizer with more pieces than the model has rows; fewer are common (padded vocabularies).
+
+    Raises:
+        TokenizerError: naming both sizes.
+    """
+    if tokenizer.vocab_size > model.config.vocab_size:
+        raise TokenizerError(
+            tokenizer.path,
+            f"has {tokenizer.vocab_size} pieces, the model's vocabulary is {model.config.vocab_size}: tokenizer and model disagree.",
+            fix="use the tokenizer of this checkpoint.",
+        )
