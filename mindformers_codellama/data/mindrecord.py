@@ -18,11 +18,11 @@ from typing import Any
 import numpy as np
 
 from mindformers_codellama.data.manifest import Manifest, manifest_path, manifest_text
-from mindformers_codellama.data.mindrecord_files import count_rows, index_path
+from mindformers_codellama.data.mindrecord_files import count_rows, index_path, join_parts
 from mindformers_codellama.data.parallel import batched
 from mindformers_codellama.errors import DataError
 
-INDEX_ROWS = 512
+ROWS_AT_ONCE = 512
 """Rows per part handed to MindSpore at once."""
 _NEARLY_FULL = 64 << 20
 
@@ -58,7 +58,7 @@ def write_rows(
         rows: int32 `(row_length,)` per column; consumed once, a batch in memory at a time.
         columns: names in the order of the schema.
         description: the schema's name; MindFormers writes the dataset type here.
-        parts: files to spread the rows over. Batches are split evenly and in order, the same on every run.
+        parts: files the rows are dealt to in turn.
         force: replace an existing set.
         manifest: called with the data files and the row count after the last row.
 
@@ -82,38 +82,31 @@ def write_rows(
 
 
 def _write(files: Sequence[Path], rows: Iterable[Mapping[str, np.ndarray]], columns: Sequence[str], description: str) -> int:
-    """Whole multiples of the part count through one writer; what is left goes to the first parts one by one.
+    """Row i goes to part i modulo the number of parts; returns the number of rows.
 
-    MindSpore gives the remainder of a batch to parts at random, which would make the order of rows differ between runs.
+    Each part has a writer of its own: one writer over all parts gives what is left of a batch to a part at random, so
+    the order of rows would differ between runs.
     """
     from mindspore.mindrecord import FileWriter
 
-    parts = len(files)
-    name = str(files[0]) if parts == 1 else str(files[0])[: -len(str(parts - 1))]
-    writer = FileWriter(name, shard_num=parts)
-    writer.add_schema({column: {"type": "int32", "shape": [-1]} for column in columns}, description)
-    total = 0
-    left: list[dict[str, Any]] = []
-    for batch in batched(rows, parts * INDEX_ROWS):
+    writers = [FileWriter(str(file)) for file in files]
+    for writer in writers:
+        writer.add_schema({column: {"type": "int32", "shape": [-1]} for column in columns}, description)
+    parts, total = len(files), 0
+    for batch in batched(rows, parts * ROWS_AT_ONCE):
         total += len(batch)
-        whole = len(batch) // parts * parts
-        items = [{column: row[column] for column in columns} for row in batch]
-        if whole:
-            writer.write_raw_data(items[:whole])
-        left = items[whole:]
+        items: list[dict[str, Any]] = [{column: row[column] for column in columns} for row in batch]
+        for number, writer in enumerate(writers):
+            if mine := items[number::parts]:
+                writer.write_raw_data(mine)
     if total == 0:
-        raise DataError(
-            name,
-            "no row was made: the dataset is empty.",
-            fix="check the input and the counts above; a smaller --seq-length helps short text.",
-        )
+        raise DataError(files[0].name, "no row was made: the dataset is empty.", fix="check the input.")
     if total < parts:
-        raise DataError(name, f"has {total} rows for {parts} parts.", fix=f"ask for at most {total} parts.")
-    writer.commit()
-    for file, item in zip(files, left, strict=False):
-        appender = FileWriter.open_for_append(str(file))
-        appender.write_raw_data([item])
-        appender.commit()
+        raise DataError(files[0].name, f"has {total} rows for {parts} parts.", fix=f"ask for at most {total} parts.")
+    for writer in writers:
+        writer.commit()
+    if parts > 1:
+        join_parts(files)
     return total
 
 

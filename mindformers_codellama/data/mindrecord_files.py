@@ -7,9 +7,10 @@ import os
 import re
 import sqlite3
 import struct
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from mindformers_codellama.errors import DataError, raise_all
 
@@ -61,14 +62,27 @@ def count_rows(file: Path) -> int:
     return rows
 
 
-def read_header(file: Path) -> Header:
-    """Columns, parts and row count of a data file, after checking that it is complete.
+def join_parts(files: Sequence[Path]) -> None:
+    """Make single files one set: each header then names all of them, so MindSpore opens all when it is given one.
 
-    Raises:
-        DataError: missing, unreadable, not a mindrecord file, cut short.
+    Args:
+        files: complete single files in one folder, in order.
     """
+    for number, file in enumerate(files):
+        values = _header_values(file)
+        values["shard_addresses"] = [other.name for other in files]
+        values["shard_id"] = number
+        for page in values["page"]:
+            page["shard_id"] = number
+        text = json.dumps(values, separators=(",", ":")).encode()
+        assert len(text) + 8 <= values["header_size"], "the header has room for a thousand names"
+        with file.open("r+b") as opened:
+            opened.write(struct.pack("<Q", len(text)) + text)
+
+
+def _header_values(file: Path) -> dict[str, Any]:
+    """The JSON at the beginning of a data file: 8 bytes of length, then the text."""
     try:
-        size = file.stat().st_size
         with file.open("rb") as opened:
             length = struct.unpack("<Q", opened.read(8).ljust(8, b"\0"))[0]
             text = opened.read(length) if 0 < length <= _HEADER_LIMIT else b""
@@ -76,6 +90,22 @@ def read_header(file: Path) -> Header:
         raise DataError(file, f"cannot be read: {error.strerror}.", fix="check the path and its rights.") from error
     try:
         values = json.loads(text)
+    except ValueError:
+        values = None
+    if not isinstance(values, dict):
+        raise DataError(file, "is not a mindrecord file, or its first bytes are damaged.", fix=_REWRITE)
+    return values
+
+
+def read_header(file: Path) -> Header:
+    """Columns, parts and row count of a data file, after checking that it is complete.
+
+    Raises:
+        DataError: missing, unreadable, not a mindrecord file, cut short.
+    """
+    values = _header_values(file)
+    size = file.stat().st_size
+    try:
         header_size, page_size = int(values["header_size"]), int(values["page_size"])
         needed = max((header_size + page["page_id"] * page_size + page["page_size"] for page in values["page"]), default=0)
         columns = tuple(values["schema"][0]["schema"])
@@ -106,21 +136,15 @@ def find_mindrecords(paths: Iterable[Path]) -> list[Path]:
         else:
             files = _parts_of_name(path)
         found.update(dict.fromkeys(files))
-    missing = []
+    missing: dict[Path, DataError] = {}
     for file in list(found):
         for name in read_header(file).parts:
             part = file.with_name(name)
-            if not part.is_file():
-                missing.append(
-                    DataError(
-                        part,
-                        f"is missing: {file.name} belongs to a set that has this part.",
-                        fix="copy all parts and their .db files together.",
-                    )
-                )
+            if not part.is_file() and part not in missing:
+                problem = f"is missing: {file.name} belongs to a set that has this part."
+                missing[part] = DataError(part, problem, fix="copy all parts and their .db files together.")
             found[part] = None
-    unique = {str(error): error for error in missing}
-    raise_all(unique.values())
+    raise_all(missing.values())
     return sorted(found)
 
 

@@ -1,0 +1,382 @@
+"""`codellama data` and the two tools from the command line to rows on disk."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from mindformers_codellama.cli.main import main
+from mindformers_codellama.data.mindrecord import write_rows
+from mindformers_codellama.data.mindrecord_files import count_rows, find_mindrecords, read_header
+from mindformers_codellama.errors import DataError
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "unit" / "data"))
+from oracle_rows import qa_row, wiki_rows
+
+ROOT = Path(__file__).parents[2]
+
+TINY = "codellama_tiny"
+DATA = Path(os.environ.get("CODELLAMA_SHARED_DATA") or ROOT.parent / "shared" / "data")
+
+
+def alpaca(count):
+    return [{"instruction": f"Write number {i}.", "input": "as text" * (i % 2), "output": f"print({i})"} for i in range(count)]
+
+
+def write_json(path, records):
+    path.write_text(json.dumps(records, ensure_ascii=False))
+    return path
+
+
+def read_all(path, columns):
+    from mindspore.dataset import MindDataset
+
+    files = [str(file) for file in find_mindrecords([path])]
+    rows = MindDataset(files, columns_list=columns, shuffle=False).create_dict_iterator(num_epochs=1, output_numpy=True)
+    return [{column: row[column].tolist() for column in columns} for row in rows]
+
+
+def prepare(tmp_path, *words, source=None, output="out.mindrecord"):
+    source = source if source is not None else write_json(tmp_path / "alpaca.json", alpaca(20))
+    return main(["data", "prepare", str(source), "--output", str(tmp_path / output), "--tokenizer", TINY, "--seq-length", "128", *words])
+
+
+@pytest.fixture(scope="module")
+def plain():
+    import sentencepiece
+
+    from mindformers_codellama.text.auto import AutoTokenizer
+
+    processor = sentencepiece.SentencePieceProcessor(model_file=str(AutoTokenizer.from_pretrained(TINY).path))
+    return lambda text: [1, *processor.encode(text), 2]
+
+
+def run_tool(name, *words):
+    return subprocess.run([sys.executable, str(ROOT / "tools" / name), *map(str, words)], capture_output=True, text=True, timeout=120)
+
+
+def test_the_seeds_two_commands_give_the_contracts_rows(tmp_path, plain):
+    records = [*alpaca(30), {"instruction": "Nothing.", "input": "", "output": ""}]
+    source = write_json(tmp_path / "code.json", records)
+    conversation = tmp_path / "code-conversation.json"
+    done = run_tool("alpaca_converter.py", "--data_path", source, "--output_path", conversation)
+    assert done.returncode == 0, done.stderr
+    made = json.loads(conversation.read_text())
+    assert [item["id"] for item in made] == [str(i) for i in range(1, 32)]
+    assert conversation.read_text() == json.dumps(made, indent=2, ensure_ascii=False), "the bytes json.dump writes"
+    first = made[1]["conversations"]
+    assert first[0]["from"] == "human"
+    assert first[0]["value"].endswith("### Instruction:\nWrite number 1.\n\n### Input:\nas text\n\n### Response:")
+    assert first[1] == {"from": "gpt", "value": "print(1)"}
+
+    words = [
+        "--dataset_type",
+        "qa",
+        "--input_glob",
+        conversation,
+        "--model_file",
+        ROOT / "mindformers_codellama/text/assets/codellama_tiny/tokenizer.model",
+    ]
+    done = run_tool("llama_preprocess.py", *words, "--seq_length", 140, "--output_file", tmp_path / "qa.mindrecord")
+    assert done.returncode == 0, done.stderr
+    rows = read_all(tmp_path / "qa.mindrecord", ["input_ids", "labels"])
+    assert [(row["input_ids"], row["labels"]) for row in rows] == [qa_row(item["conversations"], plain, 141) for item in made]
+    assert f"without a label, kept: {conversation}" in done.stdout
+    assert "record 30" in done.stdout
+
+
+def test_wiki_rows_are_the_contracts_and_all_parts_are_read_back(tmp_path, plain):
+    text = "".join(f' = Title {i} = \n \n The first paragraph of {i} , " quoted " . \n \n Another one ( {i} ) \n \n' for i in range(60))
+    (tmp_path / "wiki.tokens").write_text(text)
+    words = ["--dataset_type", "wiki", "--input_glob", tmp_path / "wiki.tokens", "--seq_length", 30, "--repeat", 2, "--file_partition", 3]
+    words += [
+        "--model_file",
+        ROOT / "mindformers_codellama/text/assets/codellama_tiny/tokenizer.model",
+        "--output_file",
+        tmp_path / "w.mindrecord",
+    ]
+    done = run_tool("llama_preprocess.py", *words)
+    assert done.returncode == 0, done.stderr
+    expected = wiki_rows(text, plain, 31, repeat=2)
+    for given in (tmp_path, tmp_path / "w.mindrecord", tmp_path / "w.mindrecord1"):
+        rows = [row["input_ids"] for row in read_all(given, ["input_ids"])]
+        assert sorted(rows) == sorted(expected), given
+    assert len(find_mindrecords([tmp_path])) == 3
+
+
+def test_a_missing_part_is_named(tmp_path):
+    assert prepare(tmp_path, "--parts", "3") == 0
+    (tmp_path / "out.mindrecord1").unlink()
+    with pytest.raises(DataError, match=r"out.mindrecord1: is missing: out.mindrecord0 belongs to a set that has this part"):
+        find_mindrecords([tmp_path])
+
+
+@pytest.mark.parametrize("count", [6, 20, 23])
+def test_rows_spread_over_parts_are_in_the_same_order_on_every_run(tmp_path, count):
+    source = write_json(tmp_path / "a.json", alpaca(count))
+    for name in "ab":
+        assert prepare(tmp_path, "--parts", "3", source=source, output=f"{name}.mindrecord") == 0
+    first, second = (read_all(tmp_path / f"{name}.mindrecord", ["input_ids"]) for name in "ab")
+    assert first == second
+    assert len(first) == count
+
+
+def test_workers_do_not_change_the_rows(tmp_path, monkeypatch):
+    monkeypatch.setattr("mindformers_codellama.data.prepare_rows._SMALL", 0)
+    source = write_json(tmp_path / "a.json", alpaca(300))
+    for name, workers in (("a", "1"), ("b", "2")):
+        assert prepare(tmp_path, "--workers", workers, source=source, output=f"{name}.mindrecord") == 0
+    columns = ["input_ids", "labels"]
+    assert read_all(tmp_path / "a.mindrecord", columns) == read_all(tmp_path / "b.mindrecord", columns)
+
+
+def test_the_three_forms_of_records_give_equal_rows(tmp_path):
+    turns = [(f"question {i}", f"answer {i}") for i in range(5)]
+    sharegpt = [{"conversations": [{"from": "human", "value": q}, {"from": "gpt", "value": a}]} for q, a in turns]
+    messages = [{"messages": [{"role": "user", "content": q}, {"role": "assistant", "content": a}]} for q, a in turns]
+    (tmp_path / "m.jsonl").write_text("\n".join(map(json.dumps, messages)))
+    assert prepare(tmp_path, source=write_json(tmp_path / "s.json", sharegpt), output="s.mindrecord") == 0
+    assert prepare(tmp_path, source=tmp_path / "m.jsonl", output="m.mindrecord") == 0
+    assert read_all(tmp_path / "s.mindrecord", ["input_ids", "labels"]) == read_all(tmp_path / "m.mindrecord", ["input_ids", "labels"])
+
+
+def test_bad_records_are_refused_together_and_skipped_with_counts(tmp_path, capsys):
+    records = alpaca(6)
+    records[2] = {"instruction": "x"}
+    records[4] = {"instruction": "x", "output": 5}
+    source = tmp_path / "a.jsonl"
+    source.write_text("\n".join(map(json.dumps, records)) + "\n{oops\n")
+    assert prepare(tmp_path, source=source) == 4
+    message = capsys.readouterr().err
+    assert "3 problems:" in message
+    assert f"{source}:3: record 2: missing key: 'output'" in message
+    assert f"{source}:5: record 4: not text: output is a JSON int" in message
+    assert f"{source}:7: record 6: not JSON" in message
+    assert list(tmp_path.iterdir()) == [source], "nothing is left behind"
+    assert prepare(tmp_path, "--skip-bad", "--json", source=source) == 0
+    manifest = json.loads(capsys.readouterr().out)["manifest"]
+    assert manifest["bad_records"] == {"missing key": 1, "not text": 1, "not readable": 1}
+    assert manifest["rows"] == 4
+    assert manifest["sources"][0]["records"] == 7
+
+
+def test_the_manifest_holds_what_the_data_was_made_of(tmp_path):
+    import hashlib
+
+    from mindformers_codellama.text.auto import AutoTokenizer
+
+    assert prepare(tmp_path) == 0
+    manifest = json.loads((tmp_path / "out.mindrecord.manifest.json").read_text())
+    tokenizer = AutoTokenizer.from_pretrained(TINY)
+    rows = read_all(tmp_path / "out.mindrecord", ["input_ids"])
+    assert manifest["tokenizer_sha256"] == tokenizer.sha256
+    assert manifest["vocab_size"] == tokenizer.vocab_size
+    assert manifest["seq_length"] == len(rows[0]["input_ids"]) - 1 == 128
+    assert manifest["rows"] == len(rows) == 20
+    assert manifest["max_token_id"] == max(max(row["input_ids"]) for row in rows)
+    assert manifest["sources"][0]["sha256"] == hashlib.sha256((tmp_path / "alpaca.json").read_bytes()).hexdigest()
+
+
+def test_an_existing_output_is_kept_without_force_and_replaced_with_it(tmp_path, capsys):
+    assert prepare(tmp_path, "--parts", "3") == 0
+    before = {file.name: file.read_bytes() for file in tmp_path.iterdir()}
+    assert prepare(tmp_path) == 4
+    assert "exists already. Fix: write to another name, or give --force" in capsys.readouterr().err
+    assert {file.name: file.read_bytes() for file in tmp_path.iterdir()} == before
+    assert prepare(tmp_path, "--force") == 0
+    names = {file.name for file in tmp_path.iterdir()}
+    assert names == {"alpaca.json", "out.mindrecord", "out.mindrecord.db", "out.mindrecord.manifest.json"}, "parts of the old set are gone"
+
+
+def test_a_dry_run_counts_and_writes_nothing(tmp_path, capsys):
+    assert prepare(tmp_path, "--dry-run") == 0
+    assert "20 rows of 129 ids (input_ids, labels) would be written" in capsys.readouterr().out
+    assert [file.name for file in tmp_path.iterdir()] == ["alpaca.json"]
+
+
+def test_answers_cut_away_are_counted_named_dropped_or_refused(tmp_path, capsys):
+    records = [*alpaca(3), {"instruction": "word " * 300, "input": "", "output": "x"}]
+    source = write_json(tmp_path / "a.json", records)
+    assert prepare(tmp_path, source=source) == 0
+    out = capsys.readouterr().out
+    assert "samples without a label: 1" in out
+    assert "record 3" in out
+    assert count_rows(tmp_path / "out.mindrecord") == 3
+    assert prepare(tmp_path, "--all-masked", "keep", "--force", source=source) == 0
+    assert count_rows(tmp_path / "out.mindrecord") == 4
+    assert prepare(tmp_path, "--all-masked", "refuse", "--force", source=source) == 4
+    assert "has no label left: its answer begins beyond the 129 ids of a row" in capsys.readouterr().err
+    assert count_rows(tmp_path / "out.mindrecord") == 4, "a refused run leaves the old output"
+    assert prepare(tmp_path, "--seq-length", "16", output="b.mindrecord", source=source) == 4
+    assert "every answer was cut away: all 4 samples have no label within 17 ids" in capsys.readouterr().err
+
+
+def test_too_little_text_is_an_empty_dataset(tmp_path, capsys):
+    (tmp_path / "a.txt").write_text("short")
+    words = [
+        "data",
+        "prepare",
+        "--text",
+        str(tmp_path / "a.txt"),
+        "--tokenizer",
+        TINY,
+        "--seq-length",
+        "64",
+        "--output",
+        str(tmp_path / "o.mindrecord"),
+    ]
+    assert main(words) == 4
+    assert "the dataset is empty: its" in capsys.readouterr().err
+    assert [file.name for file in tmp_path.iterdir()] == ["a.txt"]
+
+
+def test_packed_rows_read_back_with_their_columns(tmp_path, capsys):
+    assert prepare(tmp_path, "--pack", "--seq-length", "400") == 0
+    assert read_header(tmp_path / "out.mindrecord").columns == ("input_ids", "labels", "position_ids", "segment_ids")
+    rows = read_all(tmp_path / "out.mindrecord", ["segment_ids"])
+    assert sum(max(row["segment_ids"]) for row in rows) == 20
+    assert len(rows) < 20
+    capsys.readouterr()
+    assert main(["data", "inspect", str(tmp_path / "out.mindrecord"), "--rows", "0", "--tokenizer", TINY]) == 0
+    shown = capsys.readouterr().out
+    assert "packed: True" in shown
+    assert "learned_text: print(" in shown.replace("learned_text:  ", "learned_text: ")
+
+
+def test_inspect_refuses_a_row_out_of_range_and_another_tokenizer(tmp_path, capsys):
+    from mindformers_codellama.text.auto import AutoTokenizer
+
+    assert prepare(tmp_path) == 0
+    assert main(["data", "inspect", str(tmp_path / "out.mindrecord"), "--rows", "20"]) == 4
+    assert "has no row 20; it has 20. Fix: write a number from 0 to 19" in capsys.readouterr().err
+    other = tmp_path / "other.model"
+    blob = AutoTokenizer.from_pretrained(TINY).path.read_bytes()
+    manifest = tmp_path / "out.mindrecord.manifest.json"
+    manifest.write_text(manifest.read_text().replace(json.loads(manifest.read_text())["tokenizer_sha256"], "0" * 64))
+    other.write_bytes(blob)
+    assert main(["data", "inspect", str(tmp_path / "out.mindrecord"), "--tokenizer", str(other)]) == 4
+    assert "is not the tokenizer" in capsys.readouterr().err
+
+
+def test_a_full_disk_is_one_clear_line_and_leaves_nothing(tmp_path):
+    """RLIMIT_FSIZE stands for a full disk: the header of a mindrecord alone is 16 MB."""
+    source = write_json(tmp_path / "a.json", alpaca(20))
+    words = ["data", "prepare", str(source), "--output", str(tmp_path / "o.mindrecord"), "--tokenizer", TINY, "--seq-length", "128"]
+    code = (
+        "import resource, signal, sys; signal.signal(signal.SIGXFSZ, signal.SIG_IGN); "
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (4 << 20, 4 << 20)); "
+        "from mindformers_codellama.cli.main import main; sys.exit(main(sys.argv[1:]))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, *words], capture_output=True, text=True, timeout=120, env=os.environ | {"GLOG_v": "3"}
+    )
+    assert done.returncode == 4, done.stderr
+    assert "codellama: error: " in done.stderr
+    assert "Traceback" not in done.stderr
+    assert [file.name for file in tmp_path.iterdir()] == ["a.json"]
+
+
+def test_a_failure_between_rows_leaves_no_file(tmp_path):
+    def rows():
+        yield {"input_ids": np.arange(5, dtype=np.int32)}
+        raise DataError("row 1", "is bad.")
+
+    with pytest.raises(DataError, match="row 1: is bad"):
+        write_rows(tmp_path / "x.mindrecord", rows(), columns=["input_ids"], description="wiki")
+    assert not list(tmp_path.iterdir())
+
+
+def test_more_parts_than_rows_are_refused(tmp_path):
+    rows = [{"input_ids": np.arange(5, dtype=np.int32)}] * 2
+    with pytest.raises(DataError, match=r"has 2 rows for 3 parts. Fix: ask for at most 2 parts"):
+        write_rows(tmp_path / "x.mindrecord", rows, columns=["input_ids"], description="wiki", parts=3)
+
+
+@pytest.mark.parametrize(
+    ("damage", "problem"),
+    [("cut", "is cut short"), ("header", "is not a mindrecord file"), ("index", "index beside it"), ("name", "cannot be renamed")],
+)
+def test_damaged_files_are_told_apart(tmp_path, damage, problem):
+    assert prepare(tmp_path) == 0
+    file, index = tmp_path / "out.mindrecord", tmp_path / "out.mindrecord.db"
+    if damage == "cut":
+        os.truncate(file, file.stat().st_size - 100)
+    elif damage == "header":
+        file.write_bytes(b"\xff" * 100)
+    elif damage == "index":
+        index.unlink()
+    else:
+        file.rename(tmp_path / "new.mindrecord")
+        index.rename(tmp_path / "new.mindrecord.db")
+        file = tmp_path / "new.mindrecord"
+    with pytest.raises(DataError, match=problem):
+        read_header(file)
+
+
+READ = """
+from mindformers_codellama.data.records import read_records
+for record in read_records(source):
+    pass
+"""
+ENCODE = """
+from mindformers_codellama.data.prepare import prepare
+from mindformers_codellama.data.prepare_request import PrepareRequest
+prepare(PrepareRequest(inputs=(source,), output=source, tokenizer="codellama_tiny", seq_length=512, dry_run=True, pack=True))
+"""
+MEASURED = """
+import resource, sys
+from pathlib import Path
+source = Path(sys.argv[1])
+{code}
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
+"""
+
+
+@pytest.mark.parametrize(("code", "counts", "kept_mb"), [(READ, (8_000, 48_000), 4), (ENCODE, (2_000, 14_000), 3)], ids=["read", "encode"])
+def test_memory_does_not_grow_with_the_file(tmp_path, code, counts, kept_mb):
+    """Peak of a child on a small and a large file: 20 MB more records, or 6 MB with 3 million ids more, leave no trace."""
+    peaks = []
+    for count in counts:
+        source = tmp_path / f"{count}.json"
+        with source.open("w") as file:
+            for i in range(count):
+                record = {"instruction": f"number {i} " + "word " * 70, "input": "", "output": "y" * 100}
+                file.write(("[" if i == 0 else ",") + json.dumps(record))
+            file.write("]")
+        words = [sys.executable, "-c", MEASURED.format(code=code), str(source)]
+        peaks.append(int(subprocess.run(words, capture_output=True, text=True, check=True, timeout=120).stdout.split()[-1]) / 1024)
+    assert peaks[1] - peaks[0] < kept_mb, peaks
+
+
+@pytest.mark.skipif(not (DATA / "code_alpaca_2k.json").exists(), reason="needs code_alpaca_2k.json (CODELLAMA_SHARED_DATA)")
+def test_code_alpaca_with_the_llama_tokenizer_equals_the_contract(tmp_path):
+    import sentencepiece
+
+    model = DATA / "llama_tokenizer.model"
+    processor = sentencepiece.SentencePieceProcessor(model_file=str(model))
+    assert main(["data", "convert", str(DATA / "code_alpaca_2k.json"), str(tmp_path / "c.json")]) == 0
+    words = [
+        "--dataset_type",
+        "qa",
+        "--input_glob",
+        tmp_path / "c.json",
+        "--model_file",
+        model,
+        "--seq_length",
+        256,
+        "--output_file",
+        tmp_path / "q.mindrecord",
+    ]
+    done = run_tool("llama_preprocess.py", *words)
+    assert done.returncode == 0, done.stderr
+    rows = read_all(tmp_path / "q.mindrecord", ["input_ids", "labels"])
+    expected = [
+        qa_row(item["conversations"], lambda text: [1, *processor.encode(text), 2], 257)
+        for item in json.loads((tmp_path / "c.json").read_text())
+    ]
+    assert len(rows) == 2017
+    assert [(row["input_ids"], row["labels"]) for row in rows] == expected
