@@ -11,6 +11,7 @@ from mindformers_codellama.config.check import global_batch
 from mindformers_codellama.config.families import FAMILIES
 from mindformers_codellama.config.sections import DatasetSection, RunConfig
 from mindformers_codellama.model.parameters import parameter_count
+from mindformers_codellama.train.schedule import run_length
 
 BYTES = {"float32": 4, "float16": 2, "bfloat16": 2}
 TRAINING_MODES = ("train", "finetune")
@@ -93,9 +94,14 @@ def explain_batch(run: RunConfig) -> dict[str, Any]:
     }
     rows = manifest_rows(run.train_dataset)
     if rows is not None:
+        runner = run.runner_config
         found["rows"] = rows
         found["steps_per_epoch"] = rows * run.train_dataset.repeat // rows_per_step
-        found["total_steps"] = found["steps_per_epoch"] * run.runner_config.epochs
+        if found["steps_per_epoch"]:
+            length = run_length(
+                epochs=runner.epochs, data_size=found["steps_per_epoch"], sink_mode=runner.sink_mode, sink_size=runner.sink_size
+            )
+            found["total_steps"] = length.total_steps
     return found
 
 

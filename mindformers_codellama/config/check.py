@@ -144,14 +144,11 @@ def _device(run: RunConfig) -> list[CodeLlamaError]:
     settings = run.model.model_config
     if run.context.device_target != "CPU":
         return []
-    found: list[CodeLlamaError] = [
+    return [
         ConfigError(f"model.model_config.{key}", "MindSpore has no bfloat16 matrix product on the CPU.", fix="write float32.")
         for key in TYPE_KEYS
         if getattr(settings, key) == "bfloat16"
     ]
-    if settings.use_flash_attention:
-        found.append(ConfigError("model.model_config.use_flash_attention", "there is no flash attention on the CPU.", fix="write False."))
-    return found
 
 
 def _tokens(run: RunConfig) -> list[CodeLlamaError]:

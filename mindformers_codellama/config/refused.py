@@ -73,6 +73,7 @@ REFUSED: Mapping[str, Refusal] = {
     "moe_config.expert_num": Refusal((1, None), "Code Llama has no experts.", "take moe_config out."),
     "model.model_config.qkv_concat": Refusal(_OFF, "query, key and value are three weights.", "write False."),
     "model.model_config.use_kvcache_op": Refusal(_OFF, "Ascend's cache operators are not used.", "write False and use_past: True."),
+    "model.model_config.use_flash_attention": Refusal(_OFF, "attention is not fused on any device yet.", "write False."),
     "model.model_config.use_paged_attention": Refusal(_OFF, "the cache is not paged.", "write False and use_past: True."),
     "model.model_config.fine_grain_interleave": Refusal((1, None), "it overlaps communication between ranks.", "write 1."),
     "model.model_config.tie_word_embeddings": Refusal(_OFF, "Code Llama and Llama 2 have an output head of their own.", "write False."),

@@ -83,9 +83,9 @@ class RunConfig:
     src_strategy_path_or_dir: str = ""
     """Strategy files that say how `load_checkpoint` is cut; empty is a whole checkpoint."""
     auto_trans_ckpt: bool = False
-    """Cut `load_checkpoint` anew for this run's ranks at the start."""
+    """Cut `load_checkpoint` anew for this run's ranks at the start; without meaning on one rank, which takes the checkpoint whole."""
     only_save_strategy: bool = False
-    """Write the strategy files and stop."""
+    """Write the strategy files and stop; False is the one value we have."""
     resume_training: bool = False
     """Go on where `load_checkpoint` stopped: optimizer, step, data position and random state too."""
     run_mode: str = key("train", choices=RUN_MODES)
@@ -125,7 +125,7 @@ class RunConfig:
     callbacks: tuple[Callback, ...] = (LossMonitor(), CheckpointMonitor(save_checkpoint_steps=1000))
     """What happens at steps: log line, saving, summaries. A list of sections with a `type` each."""
     eval_callbacks: tuple[Callback, ...] = ()
-    """The same for evaluation."""
+    """Checked without effect: evaluation prints its own line."""
     context: ContextSection = field(default_factory=ContextSection)
     """Device and mode."""
     model: ModelSection = field(default_factory=ModelSection)

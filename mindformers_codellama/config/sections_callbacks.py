@@ -72,7 +72,7 @@ class SummaryMonitor:
     summary_dir: str = ""
     """Where to write; empty is `output_dir/log`."""
     collect_freq: int = key(10, low=1)
-    """Steps from one point to the next."""
+    """No effect: every step is a point."""
 
     def __post_init__(self) -> None:
         check_fields(self, "callbacks.SummaryMonitor")

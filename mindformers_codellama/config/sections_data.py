@@ -52,7 +52,7 @@ class DatasetSection:
     numa_enable: bool = False
     """Bind reading to a memory node; False is the one value we have."""
     prefetch_size: int = key(1, low=1)
-    """Batches MindDataset may read ahead."""
+    """No effect: rows are read in blocks by their numbers, which is what makes resuming exact."""
     batch_size: int | None = key(None, low=1)
     """Accepted and overwritten by `runner_config.batch_size`, as in MindFormers."""
     seed: int | None = key(None, low=0)

@@ -94,7 +94,7 @@ class LlamaSettings:
     scaling_factor: float = key(1.0, low=1)
     """How much longer than trained the context shall be."""
     is_dynamic: bool = False
-    """Compile for any length instead of padding; on the CPU lengths are always padded to a few sizes."""
+    """MindFormers' choice of shapes; ours are always padded to a few lengths, both values are right."""
     use_kvcache_op: bool = False
     """Use Ascend's own operators for the cache; False is the one value we have."""
     is_flexible_shape: bool = False
@@ -102,7 +102,7 @@ class LlamaSettings:
     use_rope_slice: bool = False
     """MindFormers' choice between two forms of the same rotation; ours has one form, both values are right."""
     use_flash_attention: bool = False
-    """Fused attention, on Ascend only."""
+    """Fused attention; False is the one value we have."""
     use_paged_attention: bool = False
     """Cache in pages; False is the one value we have."""
     block_size: int = key(16, low=1)
@@ -112,7 +112,7 @@ class LlamaSettings:
     fine_grain_interleave: int = key(1, low=1)
     """Overlap of computing and communication; 1 is the one value we have."""
     offset: int | tuple[int, ...] = 0
-    """Layers moved between pipeline stages; 0 is even stages."""
+    """Layers moved between pipeline stages; without meaning on one rank."""
     checkpoint_name_or_path: str = ""
     """Weights to start from: a `.ckpt`, a safetensors file, or a Hugging Face directory. `load_checkpoint` wins."""
     repetition_penalty: float = key(1.0, above=0)
@@ -140,7 +140,7 @@ class LlamaSettings:
     fused_rms_norm: bool = True
     """MindFormers' choice of a kernel; ours is chosen by device, both values are right."""
     parallel_optimizer: bool = False
-    """Old place of `parallel.enable_parallel_optimizer`."""
+    """Recorded without effect: old place of `parallel.enable_parallel_optimizer`."""
     pretrain_seqlen: int | None = key(None, low=1)
     """Old name of `max_position_embedding`; read with a warning."""
     compute_in_2d: bool | None = None

@@ -30,7 +30,7 @@ class AscendConfigSection:
     )
     """How operators may change their type; `must_keep_origin_dtype` for prediction."""
     parallel_speed_up_json_path: str = ""
-    """File of communication options for MindSpore."""
+    """Recorded without effect: options of communication between ranks."""
 
     def __post_init__(self) -> None:
         check_fields(self, "context.ascend_config")
@@ -139,7 +139,7 @@ class ParallelConfigSection:
     gradient_aggregation_group: int = key(4, low=1)
     """Groups of gradients that are communicated together."""
     optimizer_shard: bool | None = None
-    """Old place of `parallel.enable_parallel_optimizer`."""
+    """Recorded without effect: old place of `parallel.enable_parallel_optimizer`."""
     expert_parallel: int = key(1, low=1)
     """Ranks over experts; 1 is the one value we have (no experts)."""
     context_parallel: int = key(1, low=1)

@@ -29,9 +29,9 @@ class RunnerConfigSection:
     batch_size: int = key(1, low=1)
     """Rows per rank and micro step; overwrites the batch size of the datasets."""
     sink_mode: bool = True
-    """With `sink_size` only decides how often the log line is printed; input is read the same way either way."""
+    """Count the run in groups of `sink_size` steps; reading itself is the same either way."""
     sink_size: int = key(-1, low=1, also=(-1,))
-    """Steps per log line when `sink_mode` is True; -1 is the whole epoch, which we print every step."""
+    """With `sink_mode`: steps of a group. Log lines and saves come at its end, a shorter rest is not run. -1: no groups."""
     gradient_accumulation_steps: int = key(1, low=1)
     """Micro steps whose gradients are added before one step."""
 

@@ -44,7 +44,6 @@ def texts(run, **options) -> str:
             r"run.yaml:2: model.model_config.rotary_dtype: .* no bfloat16 .* CPU. Fix: write float32.",
         ),
         ("", "param_init_type: bfloat16", r"param_init_type: MindSpore has no bfloat16"),
-        ("", "use_flash_attention: True", r"use_flash_attention: there is no flash attention on the CPU. Fix: write False."),
         ("", "eos_token_id: 50", r"eos_token_id: got 50, must be below vocab_size \(50\)"),
         ("", "eos_token_id: [2, 77]", r"eos_token_id: got 77, must be below"),
         ("", "ignore_token_id: 3", r"ignore_token_id: got 3, which is also a token"),
@@ -88,7 +87,7 @@ def test_what_is_wrong_in_any_use_is_refused_when_the_file_is_read(run_with, lin
 
 def test_the_same_settings_are_allowed_where_they_make_sense(run_with):
     """Able to pass: bfloat16 on Ascend, degrees without use_parallel, a warm-up as long as the run."""
-    ascend = run_with("context: {device_target: Ascend}\n", "rotary_dtype: bfloat16, use_flash_attention: True")
+    ascend = run_with("context: {device_target: Ascend}\n", "rotary_dtype: bfloat16")
     assert ascend.model.config.rotary_dtype == "bfloat16"
     run_with("parallel_config: {model_parallel: 4, pipeline_stage: 9}\nlr_schedule: {warmup_steps: 5, total_steps: 5}\n")
 
