@@ -1,0 +1,197 @@
+"""Training from configuration to files, in one process: what it writes, what it prints, what it refuses."""
+
+import json
+import logging
+import math
+
+import numpy as np
+import pytest
+import train_case
+
+from mindformers_codellama.checkpoint.convert import convert
+from mindformers_codellama.cli.main import main
+from mindformers_codellama.config.read import read_run
+from mindformers_codellama.errors import CheckpointError, CodeLlamaError, ConfigError, DataError, EnvironmentFault, TrainingError
+from mindformers_codellama.train.run import train
+
+
+@pytest.fixture(autouse=True)
+def _no_handler_of_the_command_line_stays():
+    """`main` logs to the stderr of its moment, which pytest closes after the test."""
+    yield
+    logging.getLogger("mindformers_codellama").handlers.clear()
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    return train_case.write_data(tmp_path_factory.mktemp("data") / "d.mindrecord")
+
+
+def eval_section(data):
+    return {"data_loader": {"dataset_dir": str(data), "shuffle": False}, "drop_remainder": False}
+
+
+@pytest.fixture(scope="module")
+def trained(data, tmp_path_factory):
+    """(output folder, result, log text) of one run in sink mode with evaluation and every log."""
+    folder = tmp_path_factory.mktemp("trained")
+    path = train_case.write_config(
+        folder / "c.yaml", data, folder / "out",
+        runner_config={"epochs": 9, "sink_mode": True, "sink_size": 4}, train_log={"plot": True, "tensorboard": True},
+        do_eval=True, eval_epoch_interval=3, eval_dataset=eval_section(data),
+    )  # fmt: skip
+    records: list[str] = []
+    handler = logging.Handler()
+    handler.emit = lambda record: records.append(record.getMessage())
+    logger = logging.getLogger("mindformers_codellama")
+    logger.addHandler(handler)
+    level = logger.level
+    logger.setLevel(logging.INFO)
+    try:
+        result = train(read_run(path))
+    finally:
+        logger.removeHandler(handler)
+        logger.setLevel(level)
+    return folder / "out", result, records
+
+
+def test_the_loss_falls_and_every_file_is_there(trained):
+    out, result, _ = trained
+    assert result.step == result.updates == 52  # int(6 / 4 * 9) = 13 sink epochs of 4 steps
+    assert np.mean(result.losses[-5:]) < 0.6 * np.mean(result.losses[:5])
+    assert len(train_case.losses(out)) == 52
+    assert result.checkpoint == out / "checkpoint" / "rank_0" / "t_rank_0-13_4.ckpt"
+    assert json.loads((out / "checkpoint" / "rank_0" / "meta.json").read_text()) == {
+        "last_epoch": 13, "last_step": 4, "last_ckpt_file": "t_rank_0-13_4.ckpt"
+    }  # fmt: skip
+    assert len(list((out / "checkpoint" / "rank_0").glob("*.ckpt"))) == 9
+    assert result.network_checkpoint.is_file()
+    assert result.plot.read_bytes().startswith(b"\x89PNG")
+    assert list((out / "log" / "tensorboard").glob("events.*"))
+
+
+def test_mindformers_line_comes_once_per_sink_epoch_with_the_place_in_the_data(trained):
+    lines = [line for line in trained[2] if line.startswith("{ Epoch")]
+    assert len(lines) == 13
+    assert lines[0].startswith("{ Epoch:[  1/  9], step:[    4/    6], loss: ")
+    assert lines[1].startswith("{ Epoch:[  2/  9], step:[    2/    6], loss: ")
+    bars = [line for line in trained[2] if line.endswith(" }")]
+    assert bars[-1].startswith("  100.0% |")
+    assert "samples/s/p" in bars[0]
+
+
+def test_evaluation_runs_when_due_and_its_perplexity_is_the_exponential_of_its_loss(trained):
+    out, result, records = trained
+    lines = [json.loads(line) for line in (out / "log" / "train.jsonl").read_text().splitlines()]
+    evals = [line for line in lines if "eval_loss" in line]
+    assert [line["step"] for line in evals] == [18, 36, 52]  # every 3 epochs of 6 steps, and the end
+    assert result.evaluation.perplexity == pytest.approx(math.exp(result.evaluation.loss))
+    assert evals[0]["eval_loss"] > evals[-1]["eval_loss"]
+    assert any(line.startswith("eval at step 18: loss ") for line in records)
+
+
+def test_evaluate_gives_the_same_loss_as_training_saw_and_mindformers_pad_counting_on_request(trained, data, tmp_path, capsys):
+    out, result, _ = trained
+    path = train_case.write_config(
+        tmp_path / "e.yaml", data, tmp_path / "unused", run_mode="eval", load_checkpoint=str(out / "checkpoint"),
+        eval_dataset=eval_section(data), runner_config={"batch_size": 5},
+    )  # fmt: skip
+    assert main(["evaluate", str(path), "--json"]) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert told["loss"] == pytest.approx(result.evaluation.loss, rel=1e-5)  # another batch size, the same mean over tokens
+    assert told["tokens"] == 24 * train_case.SEQ
+    assert main(["evaluate", str(path), "--json", "--set", "compat.perplexity_counts_pads=True"]) == 0
+    old = json.loads(capsys.readouterr().out)
+    assert old["tokens"] == 2 * 24 * train_case.SEQ  # no pads here: every weight is 2 instead of 1
+    assert old["loss"] == pytest.approx(result.evaluation.loss, rel=0.2)
+
+
+def test_finetuning_starts_from_ckpt_huggingface_and_safetensors_with_one_loss_and_a_fresh_optimizer(trained, data, tmp_path):
+    out, result, _ = trained
+    convert(result.network_checkpoint, tmp_path / "hf", to="hf", config=read_config(data, tmp_path), dtype="float32")
+    convert(result.network_checkpoint, tmp_path / "w.safetensors", to="safetensors", config=read_config(data, tmp_path), dtype="float32")
+    first = []
+    for number, source in enumerate([out / "checkpoint", tmp_path / "hf", tmp_path / "w.safetensors"]):
+        tuned = run(data, tmp_path / f"tuned{number}", run_mode="finetune", load_checkpoint=str(source), runner_config={"epochs": 1})
+        assert tuned.step == 6
+        first.append(train_case.losses(tmp_path / f"tuned{number}")[1])
+    assert first[0] == first[1] == first[2] < 0.6 * result.losses[0]
+
+
+def read_config(data, folder):
+    return read_run(train_case.write_config(folder / "x.yaml", data, folder / "x")).model.config
+
+
+def run(data, output, **change):
+    output.mkdir(parents=True, exist_ok=True)
+    return train(read_run(train_case.write_config(output / "c.yaml", data, output, **change)))
+
+
+def test_a_dry_run_checks_and_tells_and_writes_nothing(data, tmp_path, capsys):
+    path = train_case.write_config(tmp_path / "c.yaml", data, tmp_path / "out")
+    assert main(["train", str(path), "--dry-run"]) == 0
+    told = capsys.readouterr().out
+    assert "steps: 12 of 4 rows (32 tokens), 6 per epoch" in told
+    assert "dry run: nothing was trained." in told
+    assert not list((tmp_path / "out").rglob("*"))
+
+
+def test_rows_of_another_length_are_refused_with_both_numbers(tmp_path):
+    data = train_case.write_data(tmp_path / "long.mindrecord", seq=11)
+    with pytest.raises(DataError, match=r"rows hold 12 ids, but seq_length 8 needs rows of 9"):
+        run(data, tmp_path / "out")
+
+
+def test_a_dataset_without_any_label_is_refused(tmp_path):
+    data = train_case.write_data(tmp_path / "masked.mindrecord", labels="masked")
+    with pytest.raises(DataError, match=r"every label of the first 6 steps is masked: there is no token to learn"):
+        run(data, tmp_path / "out")
+
+
+def test_a_dataset_smaller_than_a_batch_or_a_step_is_refused(data, tmp_path):
+    with pytest.raises(DataError, match="24 rows, less than one batch of 32"):
+        run(data, tmp_path / "a", runner_config={"batch_size": 32})
+    with pytest.raises(ConfigError, match="one epoch has 6 micro batches, one step needs 7"):
+        run(data, tmp_path / "b", runner_config={"gradient_accumulation_steps": 7})
+
+
+def test_an_output_folder_with_another_run_is_refused_before_anything_is_read(trained, tmp_path):
+    out, _, _ = trained
+    with pytest.raises(ConfigError, match="output_dir: already holds 9 checkpoints of another run"):
+        train(read_run(train_case.write_config(tmp_path / "c.yaml", tmp_path / "no data", out)))
+
+
+def test_an_output_folder_that_cannot_be_written_is_told(data, tmp_path):
+    (tmp_path / "file").write_text("")
+    path = train_case.write_config(tmp_path / "c.yaml", data, tmp_path / "file" / "out")
+    with pytest.raises(EnvironmentFault, match=r"output_dir: .*file/out cannot be written"):
+        train(read_run(path))
+
+
+def test_resuming_is_refused_for_another_model_other_data_a_finished_run_and_bare_weights(trained, data, tmp_path):
+    out, result, _ = trained
+
+    def resume(message, kind, source=out, data=data, **change):
+        sink = {"epochs": 9, "sink_mode": True, "sink_size": 4}
+        change = {"runner_config": sink, "resume_training": True, "load_checkpoint": str(source)} | change
+        with pytest.raises(kind, match=message):
+            run(data, tmp_path / "r", **change)
+
+    bigger = {"model_config": train_case.config(data, tmp_path)["model"]["model_config"] | {"hidden_size": 32}}
+    resume("another model size: hidden_size 16 there, 32 in the model", CodeLlamaError, model=bigger)
+    other = train_case.write_data(tmp_path / "other.mindrecord", seed=3)
+    resume("contents of the data files differ", TrainingError, data=other)
+    resume("batch_size is 2 here, 4 in the checkpoint", CodeLlamaError, runner_config={"epochs": 9, "batch_size": 2})
+    resume("the run has 52 steps and 52 are done already", ConfigError)
+    resume("holds weights, but no state of a training run", CheckpointError, source=result.network_checkpoint)
+
+
+def test_a_loss_that_is_no_number_stops_with_step_rate_last_checkpoint_and_advice(data, tmp_path):
+    schedule = {"type": "ConstantWarmUpLR", "learning_rate": 1e18, "warmup_steps": 0}
+    callbacks = [{"type": "CheckpointMonitor", "prefix": "t", "save_checkpoint_steps": 1, "exception_save": True}]
+    message = (
+        r"(?s)step \d+: loss is (nan|inf) \(learning rate 1e\+18.*lower lr_schedule.learning_rate.*Last complete checkpoint: .*t_rank_0-1_"
+    )
+    with pytest.raises(TrainingError, match=message):
+        run(data, tmp_path, lr_schedule=schedule, callbacks=callbacks, runner_wrapper={"use_clip_grad": False})
+    assert (tmp_path / "log" / "train.jsonl").is_file()
