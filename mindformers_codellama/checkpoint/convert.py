@@ -98,30 +98,23 @@ def convert(
     options = options or Options()
     reader, dst = open_checkpoint(src), Path(dst)
     target = _target(reader, dst, to)
-    _refuse_same(reader, dst)
-    own_config = config is None or config == reader.config
-    config = config or reader.config
-    if target == "hf" and config is None:
-        config = config_from_shapes(reader.path, reader.shapes())
-    weights, left_out = _weights(reader, config)
+    if dst.resolve() in _source_paths(reader):
+        raise CheckpointError(dst, "is the source; it would be overwritten while it is read.", fix="give another output.")
+    is_file = target == "ms" or dst.suffix == ".safetensors"
+    (refuse_existing if is_file else refuse_existing_directory)(dst, force=force)
+    model = config or reader.config
+    if target == "hf" and model is None:
+        model = config_from_shapes(reader.path, reader.shapes())
+    weights, left_out = _weights(reader, model)
     if options.rotary_pairs is not None:
         weights = _pairs_to_halves(weights, options.rotary_pairs)
     weights = _cast(reader.path, weights, dtype)
-    total = sum(tensor_bytes(tensor) for tensor in weights.values())
     files: list[FileRecord] = []
-    is_file = target == "ms" or dst.suffix == ".safetensors"
-    (refuse_existing if is_file else refuse_existing_directory)(dst, force=force)
     if not options.dry_run:
-        require_space(dst, total)
-        folder = reader.path if reader.path.is_dir() else reader.path.parent
-        hf_folder = folder if own_config and str(reader.metadata["format"]).startswith("hf-") else None
-        beside = Companions(config, folder, hf_folder, options.tokenizer)
-        with _progress(total, dst.name, progress) as on_bytes:
-            files = _write(target, dst, weights, beside, options.max_shard_bytes, force, on_bytes)
+        files = _write(target, dst, weights, _companions(reader, model, options), options.max_shard_bytes, force, progress)
         if target != "hf":
             origin = {"name": reader.path.name, "format": reader.metadata["format"]}
-            found = sorted({tensor.dtype for tensor in weights.values()})
-            write_manifest(manifest_path(dst), files, dtypes=found, tensors=len(weights), source=origin, model=config)
+            write_manifest(manifest_path(dst), files, dtypes=_dtypes(weights), tensors=len(weights), source=origin, model=model)
     return ConvertReport(
         source=str(reader.path),
         source_format=str(reader.metadata["format"]),
@@ -130,8 +123,8 @@ def convert(
         tensors=len(weights),
         parameters=sum(math.prod(tensor.shape) for tensor in weights.values()),
         bytes_read=sum(tensor_bytes(reader.tensor(name)) for name in weights),
-        bytes_written=total,
-        dtypes=tuple(sorted({tensor.dtype for tensor in weights.values()})),
+        bytes_written=sum(tensor_bytes(tensor) for tensor in weights.values()),
+        dtypes=_dtypes(weights),
         files=tuple(files),
         left_out=(*reader.dropped, *left_out),
         notes=_notes(dst, is_file, options),
@@ -158,10 +151,9 @@ def _target(reader: CheckpointReader, dst: Path, to: str | None) -> str:
     return to
 
 
-def _refuse_same(reader: CheckpointReader, dst: Path) -> None:
-    source = reader.path.resolve()
-    if dst.resolve() == source:
-        raise CheckpointError(dst, "is the source; it would be overwritten while it is read.", fix="give another output.")
+def _source_paths(reader: CheckpointReader) -> set[Path]:
+    folder = reader.path if reader.path.is_dir() else reader.path.parent
+    return {path.resolve() for path in (reader.path, *(folder / name for name in reader.metadata["files"]))}
 
 
 def _weights(reader: CheckpointReader, config: ModelConfig | None) -> tuple[dict[str, LazyTensor], list[str]]:
@@ -222,6 +214,17 @@ def _notes(dst: Path, is_file: bool, options: Options) -> tuple[str, ...]:
     return ("no tokenizer files beside the source; give --tokenizer to have them in the directory.",)
 
 
+def _dtypes(weights: Mapping[str, LazyTensor]) -> tuple[str, ...]:
+    return tuple(sorted({tensor.dtype for tensor in weights.values()}))
+
+
+def _companions(reader: CheckpointReader, model: ModelConfig | None, options: Options) -> Companions:
+    """What goes beside the weights; a Hugging Face source's own config.json only while it says the same model."""
+    folder = reader.path if reader.path.is_dir() else reader.path.parent
+    from_hf = str(reader.metadata["format"]).startswith("hf-") and model == reader.config
+    return Companions(model, folder, folder if from_hf else None, options.tokenizer)
+
+
 def _write(
     target: str,
     dst: Path,
@@ -229,15 +232,18 @@ def _write(
     beside: Companions,
     max_shard_bytes: int,
     force: bool,
-    on_bytes: Callable[[int], object],
+    progress: bool | None,
 ) -> list[FileRecord]:
-    if target == "ms":
-        return [write_ckpt(dst, weights.items(), force=force, hashed=True, on_bytes=on_bytes)]
-    if target == "hf":
-        return write_hf(dst, weights, beside, max_shard_bytes=max_shard_bytes, force=force, on_bytes=on_bytes)
-    if dst.suffix == ".safetensors":
-        return [write_safetensors(dst, weights, metadata={"format": "ms"}, force=force, on_bytes=on_bytes)]
-    return write_ours(dst, weights, beside, max_shard_bytes=max_shard_bytes, force=force, on_bytes=on_bytes)
+    total = sum(tensor_bytes(tensor) for tensor in weights.values())
+    require_space(dst, total)
+    with _progress(total, dst.name, progress) as on_bytes:
+        if target == "ms":
+            return [write_ckpt(dst, weights.items(), force=force, hashed=True, on_bytes=on_bytes)]
+        if target == "hf":
+            return write_hf(dst, weights, beside, max_shard_bytes=max_shard_bytes, force=force, on_bytes=on_bytes)
+        if dst.suffix == ".safetensors":
+            return [write_safetensors(dst, weights, metadata={"format": "ms"}, force=force, on_bytes=on_bytes)]
+        return write_ours(dst, weights, beside, max_shard_bytes=max_shard_bytes, force=force, on_bytes=on_bytes)
 
 
 @contextmanager

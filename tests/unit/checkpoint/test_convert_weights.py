@@ -171,6 +171,16 @@ def test_outputs_that_cannot_be_are_refused_also_in_a_dry_run(tmp_path, toy, toy
     assert (tmp_path / "taken.ckpt").read_bytes() == (tmp_path / "taken-dir" / "file").read_bytes() == b"mine"
 
 
+def test_a_file_of_the_source_is_not_overwritten_even_with_force(tmp_path, hf):
+    folder = hf()
+    before = (folder / "model.safetensors").read_bytes()
+    with pytest.raises(CheckpointError, match="is the source"):
+        convert(folder, folder / "model.safetensors", force=True)
+    with pytest.raises(CheckpointError, match="is the source"):
+        convert(folder, folder, to="hf", dtype="float16", force=True)
+    assert (folder / "model.safetensors").read_bytes() == before
+
+
 def test_a_dry_run_reports_and_writes_nothing(tmp_path, hf):
     folder = hf()
     report = convert(folder, tmp_path / "x.ckpt", dtype="float16", options=Options(dry_run=True))
