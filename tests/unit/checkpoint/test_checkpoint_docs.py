@@ -1,0 +1,26 @@
+"""docs/checkpoints.md says what the code does."""
+
+import argparse
+import re
+import shlex
+from pathlib import Path
+
+from mindformers_codellama.checkpoint.weight_map import HF, META
+from mindformers_codellama.cli.convert import EXAMPLES, add_arguments
+
+PAGE = (Path(__file__).parents[3] / "docs" / "checkpoints.md").read_text()
+
+
+def test_the_table_of_names_is_the_weight_map():
+    rows = re.findall(r"^\| `([^`]+)` \| `([^`]+)` \| `([^`]+)`( \(rows reordered\))? \|$", PAGE, re.MULTILINE)
+    meta = {rule.ours: rule for rule in META}
+    assert rows == [(r.theirs, r.ours, meta[r.ours].theirs, " (rows reordered)" if meta[r.ours].rotary_heads else "") for r in HF]
+
+
+def test_every_command_shown_is_understood():
+    parser = argparse.ArgumentParser()
+    add_arguments(parser)
+    commands = re.findall(r"^ *codellama convert (.+)$", PAGE + EXAMPLES, re.MULTILINE)
+    assert len(commands) >= 8
+    for command in commands:
+        parser.parse_args(shlex.split(command, comments=True))
