@@ -77,6 +77,7 @@ def _add_inspect(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("path", type=Path, metavar="FILE", help="a mindrecord, or a folder")
     parser.add_argument("--rows", type=int, nargs="*", default=[0], metavar="N", help="rows to show (default 0)")
     parser.add_argument("--tokenizer", metavar="NAME", help="show ids as text")
+    parser.add_argument("--verify", action="store_true", help="read every byte and compare with the manifest's checksums")
     parser.add_argument("--json", action="store_true", help="print JSON")
 
 
@@ -161,7 +162,7 @@ def run_inspect(arguments: argparse.Namespace) -> int:
     """Show a mindrecord."""
     from mindformers_codellama.data.inspect import inspect_mindrecord
 
-    found = inspect_mindrecord(arguments.path, rows=arguments.rows, tokenizer=arguments.tokenizer)
+    found = inspect_mindrecord(arguments.path, rows=arguments.rows, tokenizer=arguments.tokenizer, verify=arguments.verify)
     if arguments.json:
         print(json.dumps(found.as_dict(), indent=2, ensure_ascii=False))
         return 0

@@ -116,8 +116,10 @@ class BatchSource:
             _check_row(row, self._row_length, where)
         batch = {column: np.stack([row[column] for row in taken]).astype(np.int32, copy=False) for column in self.columns}
         ids = batch["input_ids"]
-        if ids.min() < 0 or ids.max() >= self._vocab_size:
-            raise _vocabulary_error(where, int(ids.max() if ids.max() >= self._vocab_size else ids.min()), self._vocab_size)
+        if ids.min() < 0:
+            raise DataError(where, f"holds the token id {ids.min()}: the file is damaged.", fix="copy it again, or prepare the data again.")
+        if ids.max() >= self._vocab_size:
+            raise _vocabulary_error(where, int(ids.max()), self._vocab_size)
         return batch
 
     def _read(self, numbers: np.ndarray) -> Iterator[Batch]:

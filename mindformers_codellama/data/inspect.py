@@ -15,8 +15,9 @@ from mindformers_codellama.data.encode import IGNORE
 from mindformers_codellama.data.manifest import Manifest, read_manifest
 from mindformers_codellama.data.mindrecord_files import find_mindrecords, read_header
 from mindformers_codellama.data.prepare_work import open_tokenizer
+from mindformers_codellama.data.records import sha256_of
 from mindformers_codellama.data.rows import PAD
-from mindformers_codellama.errors import DataError
+from mindformers_codellama.errors import DataError, raise_all
 
 _ANY_ID = 2**31 - 1
 
@@ -39,13 +40,14 @@ class Inspection:
         return asdict(self)
 
 
-def inspect_mindrecord(path: Path, *, rows: Sequence[int] = (), tokenizer: str | None = None) -> Inspection:
+def inspect_mindrecord(path: Path, *, rows: Sequence[int] = (), tokenizer: str | None = None, verify: bool = False) -> Inspection:
     """Read the headers, the manifest and some rows.
 
     Args:
         path: a file, a set or a folder.
         rows: row numbers to show.
         tokenizer: name, directory or file; with it ids are shown as text.
+        verify: read every byte and compare with the manifest.
 
     Raises:
         DataError: missing parts, damage, a row number out of range, a tokenizer other than the manifest's.
@@ -54,6 +56,8 @@ def inspect_mindrecord(path: Path, *, rows: Sequence[int] = (), tokenizer: str |
     headers = [read_header(file) for file in files]
     total = sum(header.rows for header in headers)
     manifest = read_manifest(files[0])
+    if verify:
+        _verify(path, files, manifest)
     opened = open_tokenizer(tokenizer) if tokenizer else None
     if opened is not None and manifest is not None and opened.sha256 != manifest.tokenizer_sha256:
         raise DataError(
@@ -76,6 +80,18 @@ def inspect_mindrecord(path: Path, *, rows: Sequence[int] = (), tokenizer: str |
         batch = next(source.epoch(0, start=number))
         shown.append({"row": number} | describe_row({column: values[0] for column, values in batch.items()}, opened))
     return Inspection(tuple(map(str, files)), total, headers[0].columns, length, manifest, tuple(shown))
+
+
+def _verify(path: Path, files: Sequence[Path], manifest: Manifest | None) -> None:
+    """Raise DataError for every file whose bytes are not those the manifest was made with."""
+    if manifest is None or not manifest.file_sha256:
+        raise DataError(path, "has no manifest with checksums.", fix="leave --verify out, or prepare the data with this package.")
+    known = dict(zip(manifest.files, manifest.file_sha256, strict=True))
+    raise_all(
+        DataError(file, "is damaged: its bytes are not those that were written.", fix="copy it again, or prepare the data again.")
+        for file in files
+        if known.get(file.name) != sha256_of(file)
+    )
 
 
 def _first_length(files: Sequence[Path], columns: Sequence[str]) -> int:

@@ -33,6 +33,8 @@ class Manifest:
     """qa, wiki or text."""
     files: tuple[str, ...]
     """Names of all parts, in order, beside this file."""
+    file_sha256: tuple[str, ...] = ()
+    """SHA-256 of each part; `codellama data inspect --verify` compares them."""
     columns: tuple[str, ...]
     seq_length: int
     """Rows hold seq_length + 1 ids."""

@@ -107,7 +107,7 @@ def read_header(file: Path) -> Header:
     size = file.stat().st_size
     try:
         header_size, page_size = int(values["header_size"]), int(values["page_size"])
-        needed = max((header_size + page["page_id"] * page_size + page["page_size"] for page in values["page"]), default=0)
+        needed = max((header_size + page["page_id"] * page_size + page["page_size"] for page in values["page"] or ()), default=0)
         columns = tuple(values["schema"][0]["schema"])
         parts = tuple(Path(name).name for name in values["shard_addresses"])
     except (ValueError, KeyError, TypeError, IndexError) as error:

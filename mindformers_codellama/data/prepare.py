@@ -53,6 +53,7 @@ def prepare(request: PrepareRequest) -> PrepareReport:
         return Manifest(
             kind=request.kind,
             files=tuple(file.name for file in files),
+            file_sha256=tuple(sha256_of(file) for file in files),
             columns=request.columns,
             seq_length=request.seq_length,
             rows=rows,
