@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from mindformers_codellama.checkpoint.open import open_checkpoint
+from mindformers_codellama.config.check import require_single_process
 from mindformers_codellama.config.families import FAMILIES, model_facts
 from mindformers_codellama.config.generation import GenerationConfig
 from mindformers_codellama.config.model_config import ModelConfig
@@ -145,7 +146,12 @@ def find_source(source: str | Path, overrides: Sequence[str] = ()) -> Source:
 
 
 def source_of_run(run: RunConfig) -> Source:
-    """What a configuration says."""
+    """What a configuration says.
+
+    Raises:
+        ConfigError: it asks for several ranks.
+    """
+    require_single_process(run)
     section = run.processor.tokenizer
     options = {
         key: getattr(section, key)

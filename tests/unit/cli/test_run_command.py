@@ -71,3 +71,9 @@ def test_run_mindformer_py_is_this_command():
     done = subprocess.run([sys.executable, PROJECT / "run_mindformer.py", "--help"], capture_output=True, text=True, check=False)
     assert done.returncode == 0
     assert "--strategy_load_checkpoint" in done.stdout
+
+
+def test_prediction_for_several_ranks_is_refused_before_anything_is_built(capsys):
+    path = str(PROJECT / "configs/codellama/predict_codellama_34b_910b.yaml")
+    assert main(["predict", path, "def f():"]) == 2
+    assert "use_parallel: asks for 8 ranks" in capsys.readouterr().err
