@@ -24,6 +24,8 @@ _EXPORTS = MappingProxyType(
         "MindFormerConfig": "config.mindformers_api",
         "ModelConfig": "config.model_config",
         "ParallelContextConfig": "config.mindformers_api",
+        "TextIteratorStreamer": "generate.stream",
+        "TextStreamer": "generate.stream",
         "TransformerOpParallelConfig": "config.mindformers_api",
         "generate": "generate",
         "get_last_checkpoint": "checkpoint.load",

@@ -311,3 +311,13 @@ def test_errors_of_opening_are_ours(tmp_path):
     for source in (tmp_path, tmp_path / "weights.txt"):
         with pytest.raises(CodeLlamaError):
             call("text_generation", source)
+
+
+@pytest.mark.parametrize("use_past", [True, False])
+def test_a_row_that_fills_the_model_does_not_disturb_a_shorter_one(folder, theirs, tokenizer, use_past):
+    opened = open_model(folder, seq_length=40)
+    long, short = tokenizer.encode("a = 1\n" * 8)[:38], tokenizer.encode("class Tree:")
+    rows = opened.model.generate([long, short], max_new_tokens=30, use_past=use_past, eos_token_id=[])
+    assert [len(row) for row in rows] == [40, len(short) + 30]
+    for row, prompt in zip(rows, (long, short), strict=True):
+        assert row.tolist() == answers(theirs, prompt, len(row) - len(prompt), eos_token_id=None)
