@@ -7,7 +7,7 @@ import re
 from pathlib import Path
 
 from mindformers_codellama.checkpoint.ckpt_scanner import scan_ckpt
-from mindformers_codellama.errors import CheckpointError
+from mindformers_codellama.errors import CheckpointError, CodeLlamaError
 
 log = logging.getLogger(__name__)
 _STEP = re.compile(r"-(\d+)_(\d+)\.ckpt$")
@@ -31,7 +31,7 @@ def get_last_checkpoint(folder: str | Path) -> str | None:
             continue
         try:
             scan_ckpt(path)
-        except CheckpointError as error:
+        except CodeLlamaError as error:
             log.warning("passed over: %s", error)
             continue
         return str(path)

@@ -7,6 +7,7 @@ int64 element count and its bytes. Source: torch/serialization.py, `_save` and `
 
 from __future__ import annotations
 
+import struct
 import zipfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -25,6 +26,8 @@ from mindformers_codellama.errors import CheckpointError, raise_all
 MAX_PICKLE_BYTES = 64 << 20
 """A 70B state dict takes about 0.2 MB of pickle; more than this is not a list of tensors."""
 _LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
+_ZIP_DAMAGE = (zipfile.BadZipFile, NotImplementedError, EOFError, ValueError, RuntimeError, struct.error)
+"""What `zipfile` raises on damaged, encrypted or exotic archives."""
 _WRAPPERS = ("state_dict", "model", "module")
 """Keys under which trainers nest the tensors."""
 
@@ -92,7 +95,7 @@ def _read_zip(path: Path, file: BinaryIO) -> dict[str, LazyTensor]:
         if "byteorder" in members and archive.read(members["byteorder"]) != b"little":
             raise CheckpointError(path, "was written on a big-endian machine, which is not supported.")
         described = _read_description(archive, members["data.pkl"], path)
-    except (zipfile.BadZipFile, NotImplementedError, EOFError) as error:
+    except _ZIP_DAMAGE as error:
         raise CheckpointError(path, f"is a damaged or cut zip archive ({error}).", fix="download it again.") from error
     size = path.stat().st_size
 

@@ -135,6 +135,17 @@ def test_a_hugging_face_directory_is_loaded_without_conversion_and_cast(tmp_path
         np.testing.assert_array_equal(parameter.asnumpy(), weights(dtype=np.float16)[name].astype(np.float32))
 
 
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+def test_a_network_in_half_precision_gets_rounded_weights(tmp_path, dtype):
+    write_ckpt(tmp_path / "x.ckpt", weights().items())
+    network = LlamaNetwork(ModelConfig(**{**vars(TOY), "param_init_dtype": dtype}))
+    assert load_into(network, tmp_path / "x.ckpt").cast_from == ("float32",)
+    kind = ml_dtypes.bfloat16 if dtype == "bfloat16" else np.float16
+    for name, parameter in network.parameters_and_names():
+        stored = kind if parameter.dtype != ms.float32 else np.float32  # norm weights stay float32
+        assert parameter.asnumpy().tobytes() == weights()[name].astype(stored).tobytes()
+
+
 def test_a_checkpoint_of_another_size_is_refused_before_anything_changes(tmp_path):
     other = ModelConfig(**{**vars(TOY), "num_layers": 3, "intermediate_size": 48})
     write_ckpt(tmp_path / "x.ckpt", weights(other).items())

@@ -8,10 +8,12 @@ import zipfile
 
 import numpy as np
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from mindformers_codellama.checkpoint.pickle_subset import read_pickle
 from mindformers_codellama.checkpoint.torch_format import read_torch, read_torch_sharded
-from mindformers_codellama.errors import CheckpointError
+from mindformers_codellama.errors import CheckpointError, CodeLlamaError
 
 torch = pytest.importorskip("torch", reason="torch writes the files these tests read")
 
@@ -153,6 +155,28 @@ def test_cut_and_foreign_files_are_refused(tmp_path):
     (tmp_path / "old.bin").write_bytes((tmp_path / "old.bin").read_bytes()[:-10])
     with pytest.raises(CheckpointError, match="cut short"):
         read_torch(tmp_path / "old.bin")
+
+
+@pytest.fixture(scope="module", params=[True, False], ids=["zip", "before-1.6"])
+def saved(request, tmp_path_factory):
+    path = tmp_path_factory.mktemp("saved") / "x.bin"
+    torch.save({"a": torch.ones(3), "b": torch.zeros(2, 2).half()}, path, _use_new_zipfile_serialization=request.param)
+    return path
+
+
+@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(places=st.lists(st.tuples(st.floats(0, 0.999), st.integers(0, 255)), min_size=1, max_size=6))
+def test_damaged_bytes_give_an_error_of_ours_and_nothing_else(saved, places):
+    data = bytearray(saved.read_bytes())
+    for where, value in places:
+        data[int(where * len(data))] = value
+    damaged = saved.with_name("damaged.bin")
+    damaged.write_bytes(data)
+    try:
+        for tensor in read_torch(damaged).values():
+            tensor.read()
+    except CodeLlamaError:
+        pass
 
 
 def test_a_compressed_archive_says_so(tmp_path):
