@@ -149,11 +149,11 @@ def _read_legacy(path: Path, file: BinaryIO) -> dict[str, LazyTensor]:
     places: dict[str, Segment] = {}
     size = path.stat().st_size
     for key in keys if isinstance(keys, list) else []:
-        count = int.from_bytes(file.read(8), "little")
+        count = file.read(8)
         if key not in storages:
             raise CheckpointError(path, "is damaged: its list of storages does not match its tensors.")
-        segment = Segment(path, file.tell(), count * numpy_dtype(storages[key].dtype).itemsize)
-        if segment.offset + segment.nbytes > size:
+        segment = Segment(path, file.tell(), int.from_bytes(count, "little") * numpy_dtype(storages[key].dtype).itemsize)
+        if len(count) < 8 or segment.offset + segment.nbytes > size:
             raise CheckpointError(path, "is cut short.", fix="download it again.")
         places[key] = segment
         file.seek(segment.offset + segment.nbytes)

@@ -151,10 +151,15 @@ def test_cut_and_foreign_files_are_refused(tmp_path):
     for name in ("text.bin", "empty.bin"):
         with pytest.raises(CheckpointError, match="not a torch file"):
             read_torch(tmp_path / name)
-    torch.save(mixed_state(), tmp_path / "old.bin", _use_new_zipfile_serialization=False)
-    (tmp_path / "old.bin").write_bytes((tmp_path / "old.bin").read_bytes()[:-10])
-    with pytest.raises(CheckpointError, match="cut short"):
-        read_torch(tmp_path / "old.bin")
+
+
+def test_an_old_file_cut_anywhere_in_its_bytes_is_refused(tmp_path):
+    torch.save({"a": torch.ones(3), "b": torch.ones(2)}, tmp_path / "old.bin", _use_new_zipfile_serialization=False)
+    data = (tmp_path / "old.bin").read_bytes()
+    for cut in range(1, 2 * 8 + 5 * 4):  # both counts and both storages
+        (tmp_path / "old.bin").write_bytes(data[:-cut])
+        with pytest.raises(CheckpointError, match="cut short"):
+            read_torch(tmp_path / "old.bin")
 
 
 @pytest.fixture(scope="module", params=[True, False], ids=["zip", "before-1.6"])
