@@ -17,6 +17,7 @@ from mindformers_codellama.backends.cells import CachedForward, GrowCache, Reord
 from mindformers_codellama.errors import GenerationError
 from mindformers_codellama.model.inputs import check_token_ids
 from mindformers_codellama.model.llama import LlamaNetwork
+from mindformers_codellama.runtime.context import is_eager
 
 Int32 = NDArray[np.int32]
 Float32 = NDArray[np.float32]
@@ -70,8 +71,10 @@ class MindSporeDecoder:
 
     def __init__(self, network: LlamaNetwork, *, use_past: bool = True) -> None:
         self._network = network
+        self._use_past = use_past
         self._memory: CachedRows | UncachedRows
         self._memory = CachedRows(network) if use_past else UncachedRows(network)
+        self._weights = self._weight_places()
 
     @property
     def vocab_size(self) -> int:
@@ -109,6 +112,7 @@ class MindSporeDecoder:
                 fix="shorten it, or raise model.model_config.seq_length (with extend_method past the trained positions).",
             )
         check_token_ids(tokens_BT[:, :longest], self.vocab_size, where="prompts")
+        self._drop_stale_graphs()
         return self._memory.prefill(tokens_BT[:, :longest], lengths_B)
 
     def step(self, tokens_B: Int32) -> Float32:
@@ -135,6 +139,20 @@ class MindSporeDecoder:
     def reorder(self, rows_B: Int32) -> None:
         """Row i becomes a copy of what row `rows_B[i]` was."""
         self._memory.reorder(np.asarray(rows_B, np.int32))
+
+    def _drop_stale_graphs(self) -> None:
+        """Compile anew when weights were replaced.
+
+        In PyNative mode (MindSpore 2.9 and 2.10, CPU) a compiled graph goes on reading the old values after
+        `Parameter.set_data`, as `load_param_into_net` does; in graph mode it reads the new ones.
+        """
+        places = self._weight_places()
+        if places != self._weights:
+            self._weights = places
+            self._memory = CachedRows(self._network) if self._use_past else UncachedRows(self._network)
+
+    def _weight_places(self) -> tuple[int, ...]:
+        return tuple(parameter.data_ptr() for parameter in self._network.get_parameters()) if is_eager() else ()
 
 
 def _int32(values: Int32) -> ms.Tensor:

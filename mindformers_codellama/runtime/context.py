@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,11 @@ logger = logging.getLogger(__name__)
 def current_device() -> str:
     """`CPU` or `Ascend`: where Cells built now will run."""
     return str(ms.get_context("device_target"))
+
+
+def is_eager() -> bool:
+    """Whether Cells run operator by operator (PyNative) unless they are compiled one by one."""
+    return bool(ms.get_context("mode") == ms.PYNATIVE_MODE)
 
 
 def enter_context(context: ContextSection) -> None:
@@ -49,7 +54,7 @@ def enter_context(context: ContextSection) -> None:
         ms.set_context(jit_config={"jit_level": context.jit_config.jit_level})
     threads = context.runtime_num_threads or usable_cores()
     if context.device_target == "CPU":
-        ms.device_context.cpu.op_tuning.threads_num(threads)
+        _once(ms.device_context.cpu.op_tuning.threads_num, threads)
     else:
         _set_ascend(context, threads)
     mode = "PyNative" if context.mode == 1 else "graph"
@@ -64,6 +69,8 @@ def _set_device(context: ContextSection) -> None:
         else:
             ms.set_device(context.device_target, device_id)
     except (RuntimeError, ValueError) as error:
+        if "has been initialized" in str(error) and current_device() == context.device_target == "CPU":
+            return  # something ran before the device was named, on the one CPU there is
         first_line = (str(error).strip().splitlines() or ["no reason given"])[0]
         problem = f"{context.device_target} cannot be used by this process: {first_line}"
         fix = "write context.device_target: CPU, or install MindSpore for the device; one process keeps the device it began with."
@@ -72,10 +79,20 @@ def _set_device(context: ContextSection) -> None:
 
 def _set_ascend(context: ContextSection, threads: int) -> None:
     """Settings that only Ascend knows. Not run on Ascend."""
-    ms.runtime.dispatch_threads_num(threads)
-    ms.runtime.set_memory(max_size=context.max_device_memory)
+    _once(ms.runtime.dispatch_threads_num, threads)
+    _once(lambda size: ms.runtime.set_memory(max_size=size), context.max_device_memory)
     if context.ascend_config.precision_mode:
-        ms.device_context.ascend.op_precision.precision_mode(context.ascend_config.precision_mode)
+        _once(ms.device_context.ascend.op_precision.precision_mode, context.ascend_config.precision_mode)
+
+
+def _once(setter: Callable[[Any], object], value: int | str) -> None:
+    """Set what MindSpore lets a process set only once; later calls keep the first value."""
+    try:
+        setter(value)
+    except RuntimeError as error:
+        if "repeatedly" not in str(error):
+            raise
+        logger.debug("kept as first set: %s", error)
 
 
 def init_context(use_parallel: bool = False, context_config: Any = None, parallel_config: Any = None) -> tuple[int, int]:
