@@ -7,6 +7,7 @@ import json
 import logging
 import os
 import sys
+import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,6 +30,8 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 RESULT_FILE = "text_generation_result.txt"
+TITLE_WIDTH = 100
+"""Characters of a question shown above its answer."""
 
 EXAMPLES = r"""examples:
   codellama predict configs/codellama/predict_codellama_tiny.yaml "def add(a, b):\n" --load-checkpoint CKPT
@@ -200,9 +203,12 @@ class Printer:
 
     def head(self, row: int) -> str:
         """What stands before an answer: its number, and the prompt where the answer continues it."""
-        count = len(self.request.prompts)
-        title = f"== prompt {row + 1} of {count}\n" if count > 1 else ""
-        return title + (self.request.prompts[row] if self.request.style == "completion" else "")
+        count, prompt = len(self.request.prompts), self.request.prompts[row]
+        number = f"== prompt {row + 1} of {count}" if count > 1 else ""
+        if self.request.style == "completion":
+            return (f"{number}\n" if number else "") + prompt
+        first_line = textwrap.shorten(prompt, TITLE_WIDTH, placeholder=" ...")
+        return f"{number}: {first_line}\n" if number else ""
 
     def on_text(self, row: int, piece: str) -> None:
         """Write a piece at once."""

@@ -1,5 +1,6 @@
 """When a row ends: end tokens, length, and stop strings that may span tokens.
 
+The first stop string to be complete ends the row; of several complete at once, the one that begins first.
 Text is certain only when no later token can change it: whole characters (`text.stream`), and no beginning of
 a stop string at its end.
 """

@@ -214,6 +214,14 @@ def test_predict_asks_in_the_style_it_is_told(reuse, folder, theirs, tokenizer, 
     assert capsys.readouterr().out == text.lstrip(" ") + "\n"
 
 
+def test_several_questions_are_shown_above_their_answers(reuse, folder, capsys):
+    assert predict(folder, "Add.", "Say " + "a long thing " * 20, "--prompt-style", "vicuna", "--max-new-tokens", "1") == 0
+    out = capsys.readouterr().out
+    assert "== prompt 1 of 2: Add.\n" in out
+    assert "== prompt 2 of 2: Say a long thing" in out
+    assert max(len(line) for line in out.splitlines() if line.startswith("==")) <= 120
+
+
 def test_run_with_mindformers_flags_predicts_and_keeps_an_older_result(folder, expected, capsys, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     Path("text_generation_result.txt").write_text("older", encoding="utf-8")
