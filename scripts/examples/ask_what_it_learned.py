@@ -1,0 +1,59 @@
+"""Ask a finetuned model the instructions it was trained on, and show its answers beside the expected ones.
+
+python scripts/examples/ask_what_it_learned.py CONFIG --load-checkpoint CKPT --data instructions.json --count 6
+"""
+
+import argparse
+import json
+import sys
+import textwrap
+from pathlib import Path
+
+from mindformers_codellama.errors import CodeLlamaError
+from mindformers_codellama.pipeline.open_model import open_model
+from mindformers_codellama.pipeline.text_generation import TextGenerationPipeline
+from mindformers_codellama.text.chat import Message, chat_ids
+
+
+def ask(args: argparse.Namespace) -> int:
+    """Print every question with its answer; 0 when at least `--at-least` answers equal the expected ones."""
+    records = json.loads(Path(args.data).read_text(encoding="utf-8"))[: args.first]
+    records = [record for record in records if record["output"]][:: max(1, len(records) // args.count)][: args.count]
+    opened = open_model(args.config, load_checkpoint=args.load_checkpoint, tokenizer=args.tokenizer, overrides=args.set)
+    prompts = [
+        chat_ids(opened.tokenizer, [Message("user", r["instruction"])], args.prompt_style, input_text=r.get("input", "")) for r in records
+    ]
+    room = opened.model.config.seq_length - max(map(len, prompts))
+    config = opened.generation.updated(max_new_tokens=min(args.max_new_tokens, room), eos_token_id=opened.tokenizer.eos_token_id)
+    pipe = TextGenerationPipeline(opened.model, opened.tokenizer, batch_size=len(prompts))
+    result = pipe.run(prompts, config)
+
+    right = 0
+    for record, prompt, ids in zip(records, prompts, result.ids, strict=True):
+        answer = opened.tokenizer.decode(ids[len(prompt) :], skip_special_tokens=True).strip()
+        same = answer == record["output"].strip()
+        right += same
+        print(f"\n{'right' if same else 'wrong'}  {record['instruction']} {record.get('input', '')}".rstrip())
+        print(textwrap.indent(answer, "       | "))
+        if not same:
+            print(textwrap.indent(record["output"].strip(), "       expected | "))
+    print(f"\n{right} of {len(records)} answers equal the ones it was trained on, to the letter.")
+    return 0 if right >= args.at_least else 1
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("config", help="YAML file of the model")
+    parser.add_argument("--load-checkpoint", required=True, help="finetuned weights")
+    parser.add_argument("--data", required=True, help="the Alpaca file it was finetuned on")
+    parser.add_argument("--tokenizer", default="codellama_tiny")
+    parser.add_argument("--prompt-style", default="alpaca", help="how it was finetuned; see codellama predict --help")
+    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="set a key of the YAML file; may be repeated")
+    parser.add_argument("--count", type=int, default=6, help="questions asked, spread over the records")
+    parser.add_argument("--first", type=int, default=10**9, help="look at the first N records only")
+    parser.add_argument("--max-new-tokens", type=int, default=96)
+    parser.add_argument("--at-least", type=int, default=0, help="exit with 1 when fewer answers are right")
+    try:
+        sys.exit(ask(parser.parse_args()))
+    except CodeLlamaError as error:
+        sys.exit(f"error: {error}")
