@@ -137,7 +137,7 @@ def test_float16_stays_within_its_own_rounding(eager_mode, reference):
     """Bound 1e-2 of the largest logit.
 
     float16 rounds at 5e-4; three layers round about a dozen times each on the residual stream, which adds up
-    like a random walk: sqrt(36) * 5e-4 = 3e-3. Measured 1.6e-3. Softmax, norm and rotation stay in float32.
+    like a random walk: sqrt(36) * 5e-4 = 3e-3. Measured 3.1e-3. Softmax, norm and rotation stay in float32.
     """
     folder, ids, wanted = reference
     config = dataclasses.replace(open_checkpoint(folder).config, compute_dtype="float16", param_init_dtype="float16")

@@ -1,0 +1,48 @@
+"""Logits against numbers written by transformers (tests/golden/make_logits.py), so that no torch is needed.
+
+Bound 2e-5 of the largest logit, as in test_parity.py; runs on every MindSpore, also beside MindFormers.
+"""
+
+import importlib.util
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import mindspore as ms
+import numpy as np
+import pytest
+from llama_numpy import relative_error
+
+from mindformers_codellama.config.model_config import ModelConfig
+from mindformers_codellama.model.initial import init_parameters
+from mindformers_codellama.model.llama import LlamaNetwork
+
+FOLDER = Path(__file__).parents[1] / "golden"
+GOLDEN = json.loads((FOLDER / "logits_transformers.json").read_text())
+BOUND = 2e-5
+
+
+def logits_of(case, theta=None):
+    config = ModelConfig(
+        **GOLDEN["sizes"], num_kv_heads=case["num_kv_heads"], rope_theta=theta or case["rope_theta"], seq_length=64, max_position=64
+    )
+    network = LlamaNetwork(config)
+    init_parameters(network, GOLDEN["seed"], std=GOLDEN["std"])
+    return network(ms.Tensor(np.asarray([GOLDEN["ids"]], np.int32))).asnumpy()[0]
+
+
+@pytest.mark.parametrize("case", GOLDEN["cases"], ids=lambda case: f"K{case['num_kv_heads']}-theta{case['rope_theta']:g}")
+def test_logits_are_those_transformers_wrote_down(eager_mode, case):
+    assert relative_error(logits_of(case), case["logits"]) < BOUND
+
+
+def test_another_theta_is_noticed(eager_mode):
+    case = GOLDEN["cases"][-1]
+    assert relative_error(logits_of(case, theta=1e4), case["logits"]) > 100 * BOUND
+
+
+@pytest.mark.skipif(importlib.util.find_spec("torch") is None, reason="the generator needs torch and transformers")
+def test_the_generator_still_writes_the_same():
+    run = subprocess.run([sys.executable, str(FOLDER / "make_logits.py"), "--check"], capture_output=True, text=True, check=False)
+    assert run.returncode == 0, run.stdout + run.stderr
