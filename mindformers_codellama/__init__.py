@@ -19,19 +19,19 @@ _EXPORTS = MappingProxyType(
         "ContextConfig": "config.mindformers_api",
         "GenerationConfig": "config.generation",
         "LlamaConfig": "config.mindformers_api",
-        "LlamaForCausalLM": "pipeline.causal_lm",
+        "LlamaForCausalLM": "pipelines.causal_lm",
         "LlamaTokenizer": "text.tokenizer",
         "MindFormerConfig": "config.mindformers_api",
         "ModelConfig": "config.model_config",
         "ParallelContextConfig": "config.mindformers_api",
-        "TextIteratorStreamer": "generate.stream",
-        "TextStreamer": "generate.stream",
+        "TextIteratorStreamer": "generation.stream",
+        "TextStreamer": "generation.stream",
         "TransformerOpParallelConfig": "config.mindformers_api",
-        "generate": "generate",
+        "generate": "generation.loop",
         "get_last_checkpoint": "checkpoint.load",
         "init_context": "runtime.context",
         "model_facts": "config.families",
-        "pipeline": "pipeline",
+        "pipeline": "pipelines.factory",
         "read_run": "config.read",
         "str2bool": "config.mindformers_api",
     }
@@ -45,8 +45,7 @@ def __getattr__(name: str) -> Any:
     """Import a public name on first use (PEP 562)."""
     if name not in _EXPORTS:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    module = import_module(f"{__name__}.{_EXPORTS[name]}")
-    value = module if _EXPORTS[name] == name else getattr(module, name)  # `pipeline` and `generate` are callable packages
+    value = getattr(import_module(f"{__name__}.{_EXPORTS[name]}"), name)
     globals()[name] = value
     return value
 

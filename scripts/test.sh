@@ -28,7 +28,7 @@ against_mindformers() {
     PATH=$plain_path
     make_environment "$venvs/.venv-mindformers" "[mindformers,peer]"
     echo "== tests against MindFormers $(python -m pip show mindformers 2>/dev/null | sed -n 's/^Version: //p')"
-    python -m pytest tests/mindformers -m mindformers "$@"
+    python -m pytest tests/against_mindformers -m mindformers "$@"
 }
 
 case ${1:-} in

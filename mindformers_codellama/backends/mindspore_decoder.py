@@ -1,7 +1,7 @@
 """`MindSporeDecoder`: the `Decoder` of generation over a `LlamaNetwork`.
 
 Every distinct shape is one compiled graph, so lengths are rounded up to a few sizes: cache positions T
-to powers of four times 256, prompts to chunks of 32 or 128 tokens, uncached rows to powers of two.
+to 256 or powers of two from 1024, prompts to chunks of 32 or 128 tokens, uncached rows to powers of two.
 Shape letters: B rows, C tokens of a chunk, T cache positions, V vocabulary.
 """
 
@@ -24,18 +24,21 @@ Float32 = NDArray[np.float32]
 
 SHORT_CHUNK = 32
 LONG_CHUNK = 128
-FIRST_CACHE = 256
-CACHE_GROWTH = 4
+SHORT_CACHE = 256
+LONG_CACHE = 1024
 LANES_KEPT = 6
 """Cached graphs (one per B and T) kept for the next call; the least recently used goes first."""
 
 
 def cache_positions(needed: int, max_length: int) -> int:
-    """T for rows of `needed` tokens: 256, 1024, 4096, ..., at most `max_length` rounded up to whole chunks."""
+    """T for rows of `needed` tokens: 256, 1024, 2048, 4096, ..., at most `max_length` rounded up to whole chunks.
+
+    Every token attends over all of T, so long caches only double; a short one is cheap and saves a compilation.
+    """
     limit = -(-max_length // LONG_CHUNK) * LONG_CHUNK
-    size = FIRST_CACHE
+    size = SHORT_CACHE
     while size < needed:
-        size *= CACHE_GROWTH
+        size = max(2 * size, LONG_CACHE)
     return min(size, limit)
 
 
@@ -59,9 +62,9 @@ def chunks(length: int) -> list[tuple[int, int]]:
 
 
 class MindSporeDecoder:
-    """Remembers one batch; `prefill` begins a new one. Implements `generate.protocol.Decoder`.
+    """Remembers one batch; `prefill` begins a new one. Implements `generation.protocol.Decoder`.
 
-    Token ids are checked here: MindSpore's gather reads garbage for a bad one. Rows are right padded
+    Token ids are checked here: MindSpore's gather reads another row for a negative one. Rows are right padded
     and only their lengths count, so a prompt may hold the padding id.
 
     Args:

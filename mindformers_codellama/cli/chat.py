@@ -16,7 +16,7 @@ from mindformers_codellama.cli.generation_options import add_generation_argument
 from mindformers_codellama.errors import CodeLlamaError
 
 if TYPE_CHECKING:
-    from mindformers_codellama.pipeline.chat_session import ChatSession
+    from mindformers_codellama.pipelines.chat_session import ChatSession
 
 EXAMPLES = """examples:
   codellama chat CodeLlama-7b-Instruct-hf --system "Answer with code only." --do-sample --temperature 0.2
@@ -39,7 +39,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Open the model and talk until the input ends."""
-    from mindformers_codellama.pipeline.chat_session import ChatSession
+    from mindformers_codellama.pipelines.chat_session import ChatSession
 
     opened = open_from(arguments)
     options = generation_options(arguments, sampling=opened.generation.do_sample)

@@ -10,7 +10,7 @@ from mindformers_codellama.errors import ConfigError
 from mindformers_codellama.text.chat import CHAT_STYLES
 
 if TYPE_CHECKING:
-    from mindformers_codellama.pipeline.open_model import OpenedModel
+    from mindformers_codellama.pipelines.open_model import OpenedModel
 
 logger = logging.getLogger(__name__)
 
@@ -92,9 +92,9 @@ def open_from(arguments: argparse.Namespace) -> OpenedModel:
     """The model the arguments name.
 
     Raises:
-        CodeLlamaError: as `pipeline.open_model.open_model`; ConfigError for `--set` without a YAML file.
+        CodeLlamaError: as `pipelines.open_model.open_model`; ConfigError for `--set` without a YAML file.
     """
-    from mindformers_codellama.pipeline.open_model import is_yaml, open_model
+    from mindformers_codellama.pipelines.open_model import is_yaml, open_model
 
     if arguments.overrides and not is_yaml(arguments.model):
         raise ConfigError(

@@ -24,8 +24,8 @@ from mindformers_codellama.errors import ConfigError
 
 if TYPE_CHECKING:
     from mindformers_codellama.config.sections import RunConfig
-    from mindformers_codellama.generate.result import GenerationResult
-    from mindformers_codellama.pipeline.open_model import OpenedModel
+    from mindformers_codellama.generation.result import GenerationResult
+    from mindformers_codellama.pipelines.open_model import OpenedModel
 
 logger = logging.getLogger(__name__)
 
@@ -112,8 +112,8 @@ def run(arguments: argparse.Namespace) -> int:
 
 def run_config(run_section: RunConfig) -> int:
     """`run_mode: predict` of a configuration; an older result file is moved aside, as MindFormers would overwrite it."""
-    from mindformers_codellama.pipeline.open_model import open_run
-    from mindformers_codellama.pipeline.prompt_files import read_prompts
+    from mindformers_codellama.pipelines.open_model import open_run
+    from mindformers_codellama.pipelines.prompt_files import read_prompts
 
     if not run_section.input_data:
         raise ConfigError(
@@ -131,7 +131,7 @@ def prompts_from(arguments: argparse.Namespace) -> list[str]:
     Raises:
         ConfigError: none, or an unknown option among them.
     """
-    from mindformers_codellama.pipeline.prompt_files import read_prompts, read_stdin
+    from mindformers_codellama.pipelines.prompt_files import read_prompts, read_stdin
 
     for word in arguments.others:
         if word.startswith("-") and word != "-":
@@ -150,7 +150,7 @@ def prompts_from(arguments: argparse.Namespace) -> list[str]:
 
 def answer(opened: OpenedModel, request: Request, options: dict[str, Any]) -> int:
     """Generate and show."""
-    from mindformers_codellama.pipeline.text_generation import TextGenerationPipeline
+    from mindformers_codellama.pipelines.text_generation import TextGenerationPipeline
     from mindformers_codellama.text.chat import Message, chat_ids, chat_style, style_stop_ids
 
     system = [Message("system", request.system)] if request.system else []
@@ -186,7 +186,7 @@ class Printer:
 
     def generate(self, pipe: Any, prompts: Sequence[Sequence[int]], config: Any) -> GenerationResult:
         """Run the pipeline with a stream or with a bar."""
-        from mindformers_codellama.generate.loop import Listeners
+        from mindformers_codellama.generation.loop import Listeners
 
         if config.num_beams > 1:
             self.streams = False

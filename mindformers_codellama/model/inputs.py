@@ -1,4 +1,4 @@
-"""Checks of token ids where they enter: MindSpore's gather does not refuse bad ones everywhere."""
+"""Checks of token ids where they enter: MindSpore's gather accepts negative ones, reading from the end."""
 
 from __future__ import annotations
 

@@ -46,8 +46,8 @@ class Linear(nn.Cell):
 class Embedding(nn.Cell):
     """Rows of `embedding_weight_VD` by token id.
 
-    Ids must lie in [0, V): out of range reads are not refused by every device, so the callers that
-    take ids from a person check them first with `model.inputs.check_token_ids`.
+    Ids must lie in [0, V). On the CPU a negative id silently reads from the end and a large one fails inside
+    MindSpore, so callers that take ids from a person check them first with `model.inputs.check_token_ids`.
     """
 
     def __init__(self, vocab_size: int, hidden_size: int, *, compute_dtype: ms.Type, param_dtype: ms.Type) -> None:

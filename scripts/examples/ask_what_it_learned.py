@@ -10,8 +10,8 @@ import textwrap
 from pathlib import Path
 
 from mindformers_codellama.errors import CodeLlamaError
-from mindformers_codellama.pipeline.open_model import open_model
-from mindformers_codellama.pipeline.text_generation import TextGenerationPipeline
+from mindformers_codellama.pipelines.open_model import open_model
+from mindformers_codellama.pipelines.text_generation import TextGenerationPipeline
 from mindformers_codellama.text.chat import Message, chat_ids
 
 

@@ -7,7 +7,7 @@ import argparse
 import sys
 
 from mindformers_codellama import pipeline
-from mindformers_codellama.pipeline.open_model import open_model
+from mindformers_codellama.pipelines.open_model import open_model
 
 PROMPTS = ["def bubble_sort(arr):\n", "def quick_sort(arr):\n", "def add(a, b):\n"]
 

@@ -14,7 +14,7 @@ import mindformers_codellama
 from mindformers_codellama.cli.chat import stopping_on_interrupt
 from mindformers_codellama.cli.main import main
 from mindformers_codellama.errors import CodeLlamaError, ConfigError, GenerationError, TokenizerError
-from mindformers_codellama.pipeline.open_model import open_model
+from mindformers_codellama.pipelines.open_model import open_model
 from mindformers_codellama.text.auto import AutoTokenizer, shipped_tokenizer
 from mindformers_codellama.text.chat import Message, chat_ids
 
@@ -148,7 +148,7 @@ def test_a_tokenizer_larger_than_the_model_is_refused_naming_both(theirs, tmp_pa
 @pytest.fixture
 def reuse(folder, monkeypatch):
     """Commands of a test get a model whose graphs are compiled already."""
-    name = "mindformers_codellama.pipeline.open_model.open_model"
+    name = "mindformers_codellama.pipelines.open_model.open_model"
     monkeypatch.setattr(name, lambda *_, **options: _opened(folder) if not options["load_checkpoint"] else open_model(folder, **options))
 
 

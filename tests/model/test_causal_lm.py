@@ -7,7 +7,7 @@ import pytest
 from mindformers_codellama.config.mindformers_api import LlamaConfig
 from mindformers_codellama.errors import CheckpointError, ConfigError, Findings, GenerationError, TokenizerError
 from mindformers_codellama.model.initial import init_parameters
-from mindformers_codellama.pipeline.causal_lm import LlamaForCausalLM, strip_pads
+from mindformers_codellama.pipelines.causal_lm import LlamaForCausalLM, strip_pads
 
 SETTINGS = {
     "vocab_size": 97, "hidden_size": 32, "num_layers": 2, "num_heads": 4, "n_kv_heads": 2, "intermediate_size": 48, "seq_length": 40,

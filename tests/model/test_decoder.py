@@ -11,7 +11,7 @@ from llama_numpy import logits_of_row, relative_error
 from mindformers_codellama.backends.mindspore_decoder import MindSporeDecoder, cache_positions, chunks, row_positions
 from mindformers_codellama.config.model_config import ModelConfig
 from mindformers_codellama.errors import GenerationError, TokenizerError
-from mindformers_codellama.generate.protocol import Decoder
+from mindformers_codellama.generation.protocol import Decoder
 from mindformers_codellama.model.initial import init_parameters
 from mindformers_codellama.model.llama import LlamaNetwork
 
@@ -56,7 +56,7 @@ def test_chunks_cover_a_prompt_and_only_the_last_reaches_past_it():
 
 
 def test_sizes_are_few_and_end_at_the_models_length():
-    assert {cache_positions(n, 16384) for n in range(1, 16385, 7)} == {256, 1024, 4096, 16384}
+    assert {cache_positions(n, 16384) for n in range(1, 16385, 7)} == {256, 1024, 2048, 4096, 8192, 16384}
     assert cache_positions(257, 300) == 384  # whole chunks
     assert {row_positions(n, 300) for n in range(1, 301)} == {32, 64, 128, 256, 300}
 
@@ -146,6 +146,17 @@ def test_a_second_prompt_does_not_see_the_first(network, decoders):
     ids = make_tokens(1, 4, seed=5)
     found = [decoder.prefill(ids[:, :3], np.array([3], np.int32))[0], decoder.step(ids[:, 3])[0]]
     assert relative_error(found, logits_of_row(ids[0], weights, network.config)[2:]) < BOUND
+
+
+def test_caches_given_up_for_others_are_made_anew(network, monkeypatch):
+    """More batch sizes than graphs are kept for, with growth before and after."""
+    monkeypatch.setattr("mindformers_codellama.backends.mindspore_decoder.LANES_KEPT", 2)
+    decoder, weights = MindSporeDecoder(network), weights_of(network)
+    for rows in (1, 2, 1):
+        tokens = make_tokens(rows, 258, seed=rows)
+        found = [decoder.prefill(tokens[:, :255], np.full(rows, 255)), *(decoder.step(tokens[:, place]) for place in (255, 256, 257))]
+        wanted = logits_of_row(tokens[-1], weights, network.config)[254:]
+        assert relative_error([logits[-1] for logits in found], wanted) < BOUND
 
 
 @pytest.mark.parametrize("mode", ["graph_mode", "eager_mode"])

@@ -100,7 +100,7 @@ def test_finetuning_has_the_pages_learning_rate_and_reads_labels():
     for path in FILES:
         if path.stem.startswith("finetune"):
             run = read_run(path)
-            assert run.train_dataset.input_columns == ("input_ids", "labels")
+            assert run.train_dataset.input_columns[:2] == ("input_ids", "labels")
             if path.stem.endswith("_910b"):
                 assert (run.lr_schedule.learning_rate, run.optimizer.beta2, run.checkpoint_monitor.prefix) == (
                     5e-6,

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from mindformers_codellama.errors import GenerationError
-from mindformers_codellama.generate.protocol import Decoder, Floats, Int32
+from mindformers_codellama.generation.protocol import Decoder, Floats, Int32
 
 LogitsProcessor = Callable[[Any, Any], Any]
 """`(input_ids int32 (1, T), logits float (1, V))` to logits of the same shape, as transformers and MindFormers call it."""

@@ -20,11 +20,11 @@ from mindformers_codellama.config.mindformers_api import LlamaConfig
 from mindformers_codellama.config.model_config import ModelConfig
 from mindformers_codellama.config.read import read_run
 from mindformers_codellama.errors import CheckpointError, ConfigError, GenerationError, raise_all
-from mindformers_codellama.generate.loop import generate
-from mindformers_codellama.generate.protocol import Decoder, Streamer
+from mindformers_codellama.generation.loop import generate
+from mindformers_codellama.generation.protocol import Decoder, Streamer
 from mindformers_codellama.model.initial import init_parameters
 from mindformers_codellama.model.llama import LlamaNetwork
-from mindformers_codellama.pipeline.logits_processors import LogitsProcessor, ProcessedDecoder
+from mindformers_codellama.pipelines.logits_processors import LogitsProcessor, ProcessedDecoder
 from mindformers_codellama.runtime.context import current_device
 from mindformers_codellama.runtime.dtypes import dtype_findings
 from mindformers_codellama.text.tokenizer import LlamaTokenizer

@@ -7,9 +7,9 @@ from collections.abc import Callable
 
 from mindformers_codellama.config.generation import GenerationConfig
 from mindformers_codellama.errors import GenerationError
-from mindformers_codellama.generate.loop import Listeners, generate_rows
-from mindformers_codellama.generate.protocol import Decoder
-from mindformers_codellama.generate.result import GenerationResult
+from mindformers_codellama.generation.loop import Listeners, generate_rows
+from mindformers_codellama.generation.protocol import Decoder
+from mindformers_codellama.generation.result import GenerationResult
 from mindformers_codellama.text.chat import Message, chat_ids, chat_style, style_stop_ids
 from mindformers_codellama.text.tokenizer import LlamaTokenizer
 

@@ -19,7 +19,7 @@ from mindformers_codellama.config.read import read_run
 from mindformers_codellama.config.sections import RunConfig
 from mindformers_codellama.config.sections_parallel import ContextSection
 from mindformers_codellama.errors import CheckpointError, ConfigError
-from mindformers_codellama.pipeline.causal_lm import LlamaForCausalLM
+from mindformers_codellama.pipelines.causal_lm import LlamaForCausalLM
 from mindformers_codellama.runtime.context import enter_context
 from mindformers_codellama.text.auto import AutoTokenizer
 from mindformers_codellama.text.model_file import MODEL_FILE

@@ -9,9 +9,9 @@ from toy_decoders import RecurrentDecoder, ScriptedDecoder
 import mindformers_codellama.text
 from mindformers_codellama.config.generation import GenerationConfig
 from mindformers_codellama.errors import GenerationError
-from mindformers_codellama.generate.loop import Listeners, generate, generate_rows
-from mindformers_codellama.generate.stopping import held_back
-from mindformers_codellama.generate.stream import TextIteratorStreamer, TextStreamer
+from mindformers_codellama.generation.loop import Listeners, generate, generate_rows
+from mindformers_codellama.generation.stopping import held_back
+from mindformers_codellama.generation.stream import TextIteratorStreamer, TextStreamer
 from mindformers_codellama.text.tokenizer import LlamaTokenizer
 
 TOKENIZER = LlamaTokenizer(Path(mindformers_codellama.text.__file__).parent / "assets" / "codellama_tiny" / "tokenizer.model")

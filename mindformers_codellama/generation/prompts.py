@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from mindformers_codellama.config.generation import GenerationConfig
 from mindformers_codellama.errors import CodeLlamaError, GenerationError, TokenizerError, raise_all
-from mindformers_codellama.generate.protocol import Decoder, Int32
+from mindformers_codellama.generation.protocol import Decoder, Int32
 
 logger = logging.getLogger(__name__)
 

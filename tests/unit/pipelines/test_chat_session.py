@@ -5,7 +5,7 @@ import pytest
 
 from mindformers_codellama.config.generation import GenerationConfig
 from mindformers_codellama.errors import GenerationError
-from mindformers_codellama.pipeline.chat_session import ChatSession
+from mindformers_codellama.pipelines.chat_session import ChatSession
 from mindformers_codellama.text.auto import AutoTokenizer
 from mindformers_codellama.text.chat import Message, chat_ids
 

@@ -15,7 +15,7 @@ from mindformers_codellama.config.model_config import ModelConfig
 from mindformers_codellama.model.initial import init_parameters
 from mindformers_codellama.model.llama import LlamaNetwork
 from mindformers_codellama.model.parameters import parameter_shapes
-from mindformers_codellama.pipeline.causal_lm import LlamaForCausalLM
+from mindformers_codellama.pipelines.causal_lm import LlamaForCausalLM
 
 pytestmark = pytest.mark.mindformers
 pytest.importorskip("mindformers", reason="needs the [mindformers] extra")

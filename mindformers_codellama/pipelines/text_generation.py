@@ -7,10 +7,10 @@ from typing import Any
 
 from mindformers_codellama.config.generation import GenerationConfig
 from mindformers_codellama.errors import GenerationError, TokenizerError
-from mindformers_codellama.generate.loop import Listeners, generate_rows
-from mindformers_codellama.generate.protocol import OnText, Streamer
-from mindformers_codellama.generate.result import GenerationResult, joined
-from mindformers_codellama.pipeline.causal_lm import LlamaForCausalLM
+from mindformers_codellama.generation.loop import Listeners, generate_rows
+from mindformers_codellama.generation.protocol import OnText, Streamer
+from mindformers_codellama.generation.result import GenerationResult, joined
+from mindformers_codellama.pipelines.causal_lm import LlamaForCausalLM
 from mindformers_codellama.text.tokenizer import LlamaTokenizer
 
 OUTPUT_KEY = "text_generation_text"
@@ -99,7 +99,7 @@ class TextGenerationPipeline:
             after_batch: called with the number of rows done.
 
         Raises:
-            GenerationError, TokenizerError: as `generate.loop.generate_rows`.
+            GenerationError, TokenizerError: as `generation.loop.generate_rows`.
         """
         size = batch_size or self.batch_size
         if listeners is not None and listeners.streamer is not None:

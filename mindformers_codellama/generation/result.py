@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from functools import reduce
 from operator import add
 
-from mindformers_codellama.generate.protocol import Int32
+from mindformers_codellama.generation.protocol import Int32
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -8,7 +8,7 @@ from toy_decoders import BigramDecoder, RecurrentDecoder, script
 
 from mindformers_codellama.config.generation import GenerationConfig
 from mindformers_codellama.errors import Findings, GenerationError, TokenizerError
-from mindformers_codellama.generate.loop import Listeners, generate, generate_rows
+from mindformers_codellama.generation.loop import Listeners, generate, generate_rows
 
 PROMPTS = st.lists(st.lists(st.integers(0, 10), min_size=1, max_size=6), min_size=1, max_size=4)
 

@@ -5,7 +5,7 @@ from hypothesis import strategies as st
 
 from mindformers_codellama.config.generation import GenerationConfig
 from mindformers_codellama.errors import GenerationError
-from mindformers_codellama.generate import sampling
+from mindformers_codellama.generation import sampling
 
 LOGITS = st.lists(st.floats(-20, 20, width=32), min_size=2, max_size=40).map(lambda values: np.asarray([values], dtype=np.float32))
 

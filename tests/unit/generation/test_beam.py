@@ -8,7 +8,7 @@ from toy_decoders import RecurrentDecoder
 
 from mindformers_codellama.config.generation import GenerationConfig
 from mindformers_codellama.errors import GenerationError
-from mindformers_codellama.generate.loop import Listeners, generate, generate_rows
+from mindformers_codellama.generation.loop import Listeners, generate, generate_rows
 
 
 def config(**options) -> GenerationConfig:

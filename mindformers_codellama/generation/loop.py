@@ -9,12 +9,12 @@ import numpy as np
 
 from mindformers_codellama.config.generation import GenerationConfig
 from mindformers_codellama.errors import GenerationError
-from mindformers_codellama.generate.beam import search_beams
-from mindformers_codellama.generate.prompts import TokenRows, check_prompts, right_pad
-from mindformers_codellama.generate.protocol import Bools, Decoder, Floats, Int32, OnText, Streamer
-from mindformers_codellama.generate.result import Clock, GenerationResult
-from mindformers_codellama.generate.sampling import check_logits, pick, process, row_generator, seen_tokens
-from mindformers_codellama.generate.stopping import RowText
+from mindformers_codellama.generation.beam import search_beams
+from mindformers_codellama.generation.prompts import TokenRows, check_prompts, right_pad
+from mindformers_codellama.generation.protocol import Bools, Decoder, Floats, Int32, OnText, Streamer
+from mindformers_codellama.generation.result import Clock, GenerationResult
+from mindformers_codellama.generation.sampling import check_logits, pick, process, row_generator, seen_tokens
+from mindformers_codellama.generation.stopping import RowText
 from mindformers_codellama.text.tokenizer import LlamaTokenizer
 
 

@@ -1,7 +1,7 @@
 import pytest
 
 from mindformers_codellama.errors import DataError, Findings
-from mindformers_codellama.pipeline.prompt_files import read_prompts
+from mindformers_codellama.pipelines.prompt_files import read_prompts
 
 
 def test_texts_stay_texts_and_files_give_a_prompt_per_line(tmp_path):

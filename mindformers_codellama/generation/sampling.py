@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from mindformers_codellama.config.generation import GenerationConfig
 from mindformers_codellama.errors import GenerationError
-from mindformers_codellama.generate.protocol import Bools, Floats, Int32
+from mindformers_codellama.generation.protocol import Bools, Floats, Int32
 
 Float64 = NDArray[np.float64]
 

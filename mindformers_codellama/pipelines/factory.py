@@ -9,9 +9,9 @@ from types import MappingProxyType
 from typing import Any
 
 from mindformers_codellama.errors import ConfigError, GenerationError
-from mindformers_codellama.pipeline.causal_lm import LlamaForCausalLM
-from mindformers_codellama.pipeline.open_model import open_model
-from mindformers_codellama.pipeline.text_generation import TextGenerationPipeline
+from mindformers_codellama.pipelines.causal_lm import LlamaForCausalLM
+from mindformers_codellama.pipelines.open_model import open_model
+from mindformers_codellama.pipelines.text_generation import TextGenerationPipeline
 from mindformers_codellama.text.auto import AutoTokenizer
 from mindformers_codellama.text.tokenizer import LlamaTokenizer
 
@@ -34,7 +34,7 @@ def pipeline(
 
     Args:
         task: `text_generation`.
-        model: a model, or what `pipeline.open_model` takes: a YAML file, a directory or file of weights, a registry name.
+        model: a model, or what `pipelines.open_model` takes: a YAML file, a directory or file of weights, a registry name.
         tokenizer: a tokenizer, its directory or file, or a registry name; a model given as a path brings its own.
         backend: `ms`, MindSpore. MindFormers' `mslite` is not available.
         batch_size: prompts answered at once; None takes the configuration's, 1 for a model object.

@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 
 from mindformers_codellama.config.generation import GenerationConfig
-from mindformers_codellama.generate import sampling
-from mindformers_codellama.generate.beam import Search
-from mindformers_codellama.generate.loop import generate, generate_rows
+from mindformers_codellama.generation import sampling
+from mindformers_codellama.generation.beam import Search
+from mindformers_codellama.generation.loop import generate, generate_rows
 
 torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")

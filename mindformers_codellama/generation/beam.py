@@ -16,11 +16,11 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from mindformers_codellama.config.generation import GenerationConfig
-from mindformers_codellama.generate.prompts import right_pad
-from mindformers_codellama.generate.protocol import Decoder, Floats, Int32
-from mindformers_codellama.generate.result import Clock, GenerationResult
-from mindformers_codellama.generate.sampling import check_logits, log_softmax, process, seen_tokens
-from mindformers_codellama.generate.stopping import RowText
+from mindformers_codellama.generation.prompts import right_pad
+from mindformers_codellama.generation.protocol import Decoder, Floats, Int32
+from mindformers_codellama.generation.result import Clock, GenerationResult
+from mindformers_codellama.generation.sampling import check_logits, log_softmax, process, seen_tokens
+from mindformers_codellama.generation.stopping import RowText
 from mindformers_codellama.text.tokenizer import LlamaTokenizer
 
 

@@ -1,0 +1,1 @@
+"""Sampling, stopping and the token loop; numpy only, works with any decoder."""

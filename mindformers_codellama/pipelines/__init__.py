@@ -1,0 +1,1 @@
+"""Text in, text out: the model people hold in their hands."""
