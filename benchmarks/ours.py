@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import argparse
-import json
-import resource
 import time
 
 import mindspore as ms
 import numpy as np
-from shapes import shape_fields
+from workload import run_worker, shape_fields
 
 from mindformers_codellama import __version__
 from mindformers_codellama.backends.mindspore_decoder import MindSporeDecoder
@@ -63,25 +60,11 @@ def measure_training(shape: str, batch: int, seq_length: int, steps: int) -> dic
     return {"training_tokens_per_second": batch * seq_length / sorted(times[2:])[steps // 2]}
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("work", choices=("generate", "train"))
-    parser.add_argument("--shape", default="15m")
-    parser.add_argument("--prompt", type=int, default=512)
-    parser.add_argument("--tokens", type=int, default=64)
-    parser.add_argument("--batch", type=int, default=4)
-    parser.add_argument("--seq-length", type=int, default=256)
-    parser.add_argument("--steps", type=int, default=5)
-    parser.add_argument("--threads", type=int, default=2)
-    args = parser.parse_args()
-    enter_context(ContextSection(device_target="CPU", runtime_num_threads=args.threads))
-    if args.work == "generate":
-        result = measure_decode(args.shape, args.prompt, args.tokens)
-    else:
-        result = measure_training(args.shape, args.batch, args.seq_length, args.steps)
-    result["peak_memory_mib"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-    print(json.dumps(result | {"version": f"mindformers_codellama {__version__}, MindSpore {ms.__version__}"}))
-
-
 if __name__ == "__main__":
-    main()
+    run_worker(
+        __doc__,
+        version=f"mindformers_codellama {__version__}, MindSpore {ms.__version__}",
+        set_threads=lambda threads: enter_context(ContextSection(device_target="CPU", runtime_num_threads=threads)),
+        decode=measure_decode,
+        training=measure_training,
+    )
