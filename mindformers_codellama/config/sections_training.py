@@ -102,7 +102,7 @@ class RecomputeConfigSection:
     """`recompute_config`: trade time for memory in the backward pass."""
 
     recompute: bool = False
-    """Compute each decoder block again in the backward pass and keep only its input."""
+    """Compute each decoder block again in the backward pass and keep only its input. Saves no memory on the CPU (docs/training.md)."""
     select_recompute: bool = False
     """Compute only cheap parts again; False is the one value we have, `recompute` covers whole blocks."""
     parallel_optimizer_comm_recompute: bool = False

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 from pathlib import Path
 
 from mindformers_codellama.config.sections import DynamicLossScale, LrScheduleSection, RunConfig
@@ -16,6 +17,8 @@ from mindformers_codellama.train.optimizer import AdamSettings, AdamUpdate
 from mindformers_codellama.train.schedule import RunLength, Schedule, resolve_warmup, run_length
 from mindformers_codellama.train.state import RunFacts
 from mindformers_codellama.train.step import TrainStep
+
+logger = logging.getLogger(__name__)
 
 HEAD_BYTES = 1 << 20
 """Bytes at the start and the end of a data file that its fingerprint covers."""
@@ -86,6 +89,9 @@ def build_network(run: RunConfig) -> LlamaNetwork:
         init_parameters(network, run.seed)
     if run.recompute_config.recompute:
         network.recompute_blocks()
+        if run.context.device_target == "CPU":
+            instead = "lower runner_config.batch_size and raise gradient_accumulation_steps instead"
+            logger.warning("recompute_config.recompute: MindSpore's CPU backend computes again but frees nothing; %s", instead)
     network.set_train()
     return network
 

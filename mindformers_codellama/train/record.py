@@ -6,17 +6,19 @@ to the JSON lines, after taking out lines of steps that will be made again.
 
 from __future__ import annotations
 
+import errno
 import io
 import json
 import logging
 import math
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, TextIO
 
 from mindformers_codellama.config.sections import TrainLogSection
-from mindformers_codellama.errors import EnvironmentFault
+from mindformers_codellama.errors import EnvironmentFault, TrainingError
 from mindformers_codellama.train.monitor import StepReport
 
 logger = logging.getLogger(__name__)
@@ -74,42 +76,45 @@ class Recorder:
         if not self.settings.plot or not self.losses:
             return None
         target = self.folder / PLOT_NAME
-        self.folder.mkdir(parents=True, exist_ok=True)
         picture = draw(self.steps, self.losses, self.evals)
-        temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
-        temporary.write_bytes(picture)
-        temporary.replace(target)
+        with _writing(target):
+            self.folder.mkdir(parents=True, exist_ok=True)
+            temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
+            temporary.write_bytes(picture)
+            temporary.replace(target)
         return target
 
     def flush(self) -> None:
         """Bring what is written to the disk, so that a checkpoint never knows more steps than the log."""
-        if self._lines:
-            self._lines.flush()
-            os.fsync(self._lines.fileno())
-        if self._scalars:
-            self._scalars.flush()
+        with _writing(self.folder):
+            if self._lines:
+                self._lines.flush()
+                os.fsync(self._lines.fileno())
+            if self._scalars:
+                self._scalars.flush()
 
     def close(self) -> None:
-        """Close every file."""
-        if self._lines:
-            self._lines.close()
-        if self._scalars:
-            self._scalars.close()
+        """Close every file; what a full disk keeps from being written is left out."""
+        for file in (self._lines, self._scalars):
+            with suppress(OSError):
+                if file:
+                    file.close()
         self._lines = self._scalars = None
 
     def _write(self, line: dict[str, Any], scalars: dict[str, Any]) -> None:
         self._remember(line)
-        if self.settings.jsonl:
-            if self._lines is None:
-                self._lines = _open_lines(self.folder / JSONL_NAME, keep_until=self._first_step)
-            self._lines.write(json.dumps(line) + "\n")
-            self._lines.flush()
-        if self.settings.tensorboard:
-            if self._scalars is None:
-                self._scalars = _open_scalars(self.folder / "tensorboard", purge_step=self._first_step + 1)
-            for name, value in scalars.items():
-                if value is not None:
-                    self._scalars.add_scalar(name, value, line["step"])
+        with _writing(self.folder):
+            if self.settings.jsonl:
+                if self._lines is None:
+                    self._lines = _open_lines(self.folder / JSONL_NAME, keep_until=self._first_step)
+                self._lines.write(json.dumps(line) + "\n")
+                self._lines.flush()
+            if self.settings.tensorboard:
+                if self._scalars is None:
+                    self._scalars = _open_scalars(self.folder / "tensorboard", purge_step=self._first_step + 1)
+                for name, value in scalars.items():
+                    if value is not None:
+                        self._scalars.add_scalar(name, value, line["step"])
 
     def _remember(self, line: dict[str, Any]) -> None:
         if "loss" in line:
@@ -117,6 +122,18 @@ class Recorder:
             self.losses.append(math.nan if line["loss"] is None else line["loss"])
         elif line.get("eval_loss") is not None:
             self.evals.append((line["step"], line["eval_loss"]))
+
+
+@contextmanager
+def _writing(path: Path) -> Iterator[None]:
+    """Turn a failed write into an error that says what to do."""
+    try:
+        yield
+    except OSError as error:
+        full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+        problem = "the disk is full." if full else f"cannot be written: {error.strerror or error}."
+        fix = "free some space and go on with --resume." if full else "choose another output_dir."
+        raise TrainingError(path, problem, fix=fix) from error
 
 
 def read_lines(path: Path) -> list[dict[str, Any]]:

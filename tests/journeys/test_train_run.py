@@ -127,6 +127,19 @@ def run(data, output, **change):
     return train(read_run(train_case.write_config(output / "c.yaml", data, output, **change)))
 
 
+def test_two_micro_batches_of_two_rows_train_like_one_batch_of_four(data, tmp_path):
+    whole = run(data, tmp_path / "whole", runner_config={"batch_size": 4})
+    parts = run(data, tmp_path / "parts", runner_config={"batch_size": 2, "gradient_accumulation_steps": 2})
+    np.testing.assert_allclose(parts.losses, whole.losses, rtol=2e-6)  # rows have equally many tokens; only the order of sums differs
+
+
+def test_recompute_changes_no_loss_and_the_cpu_is_told_that_it_saves_nothing(data, tmp_path, caplog):
+    plain = run(data, tmp_path / "plain", runner_config={"epochs": 1})
+    again = run(data, tmp_path / "again", runner_config={"epochs": 1}, recompute_config={"recompute": True})
+    assert again.losses == plain.losses
+    assert "computes again but frees nothing" in caplog.text
+
+
 def test_a_dry_run_checks_and_tells_and_writes_nothing(data, tmp_path, capsys):
     path = train_case.write_config(tmp_path / "c.yaml", data, tmp_path / "out")
     assert main(["train", str(path), "--dry-run"]) == 0

@@ -6,6 +6,7 @@ import struct
 import pytest
 
 from mindformers_codellama.config.sections import TrainLogSection
+from mindformers_codellama.errors import TrainingError
 from mindformers_codellama.train.monitor import StepReport, Stopwatch, bar_line, log_line, terminal_curve
 from mindformers_codellama.train.record import JSONL_NAME, Recorder, read_lines
 
@@ -90,3 +91,13 @@ def test_a_switched_off_log_writes_nothing(tmp_path):
     recorder.step(report())
     assert recorder.plot() is None
     assert not (tmp_path / "log").exists()
+
+
+def test_a_full_disk_under_the_log_is_told(tmp_path):
+    recorder = Recorder(tmp_path, TrainLogSection(tensorboard=False))
+    recorder.step(report(1))
+    recorder._lines.close()
+    recorder._lines = open("/dev/full", "w")
+    with pytest.raises(TrainingError, match=r"the disk is full. Fix: free some space and go on with --resume."):
+        recorder.step(report(2))
+    recorder.close()
