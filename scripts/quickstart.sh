@@ -40,7 +40,9 @@ done
 
 make_environment "${CODELLAMA_VENVS:-.}/.venv" ""
 started=$SECONDS
-export CODELLAMA_LOG_LEVEL=${CODELLAMA_LOG_LEVEL:-WARNING} # progress bars and results only
+if [ -t 2 ]; then # a terminal shows progress bars; anything else gets MindFormers' log lines
+    export CODELLAMA_LOG_LEVEL=${CODELLAMA_LOG_LEVEL:-WARNING}
+fi
 configs=configs/codellama
 work=$output/work # the only folder that is replaced, so --output may name one with other files in it
 rm -rf "$work"
@@ -84,7 +86,7 @@ run codellama finetune $configs/finetune_codellama_tiny.yaml "${size[@]}" --set 
 
 step "5 of 5: ask what it has learned"
 run python scripts/examples/ask_what_it_learned.py $configs/predict_codellama_tiny.yaml "${size[@]}" --tokenizer "$tokenizer" \
-    --load-checkpoint "$work/finetune/checkpoint" --data "$data" --first $((finetune_rows * 2)) --count 6
+    --load-checkpoint "$work/finetune/checkpoint" --data "$data" --first $finetune_rows --count 6
 
 cat <<END
 
