@@ -9,7 +9,7 @@ from typing import Any
 from mindformers_codellama.cli.explain import explain
 from mindformers_codellama.config.check import notes, rank_count, run_findings
 from mindformers_codellama.config.read import read_run
-from mindformers_codellama.errors import CodeLlamaError, Findings
+from mindformers_codellama.errors import CodeLlamaError, ConfigError, Findings
 
 EXAMPLES = """examples:
   codellama check configs/codellama/finetune_codellama_tiny.yaml
@@ -30,6 +30,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Print what the file means and what is wrong; 0 when nothing is, 2 otherwise."""
+    if arguments.ranks is not None and arguments.ranks < 1:
+        raise ConfigError("--ranks", f"got {arguments.ranks}, must be at least 1.")
     found: dict[str, Any] = {"config": arguments.config}
     try:
         config = read_run(arguments.config, overrides=arguments.overrides)

@@ -7,15 +7,17 @@ A subcommand's module has `add_arguments(parser) -> None` and `run(arguments) ->
 from __future__ import annotations
 
 import argparse
+import contextlib
 import logging
 import os
+import signal
 import sys
 from collections.abc import Mapping, Sequence
 from importlib import import_module
 from importlib.util import find_spec
 
 from mindformers_codellama import __version__
-from mindformers_codellama.errors import CodeLlamaError
+from mindformers_codellama.errors import CodeLlamaError, EnvironmentFault
 
 COMMANDS: Mapping[str, tuple[str, str]] = {
     "check": ("mindformers_codellama.cli.check", "explain a configuration and find what is wrong with it"),
@@ -70,19 +72,15 @@ def build_parser(names: Sequence[str]) -> argparse.ArgumentParser:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one subcommand; the exit code.
 
-    0 done, 1 to 8 a `CodeLlamaError` (its kind), 2 also wrong arguments, 130 stopped by the user.
-    A traceback is shown only for faults of this program, or when CODELLAMA_TRACEBACK is set.
+    0 done, 1 to 8 a `CodeLlamaError` (its kind), 2 also wrong arguments, 8 also what the system refuses, 130 stopped
+    by the user, 141 the reader of a pipe has gone. A traceback is shown only for faults of this program, or when
+    CODELLAMA_TRACEBACK is set.
     """
     words = list(sys.argv[1:] if argv is None else argv)
-    name = next((word for word in words if not word.startswith("-")), "")
-    parser = build_parser([name])
-    if not words:
-        parser.print_help()
-        return 2
     try:
-        arguments = parse(parser, words)
-        start_logging()
-        return int(arguments.run(arguments) or 0) if hasattr(arguments, "run") else 2
+        code = _run(words)
+        sys.stdout.flush()  # here, where a full disk or a closed pipe can still be told
+        return code
     except CodeLlamaError as error:
         if os.environ.get("CODELLAMA_TRACEBACK"):
             raise
@@ -92,9 +90,32 @@ def main(argv: Sequence[str] | None = None) -> int:
         print("codellama: stopped.", file=sys.stderr)
         return 130
     except BrokenPipeError:
-        # the reader has gone; keep Python from complaining again when it flushes stdout at exit
+        _drop_output()
+        return 128 + signal.SIGPIPE  # as shells report any program that a closed pipe ends
+    except OSError as error:
+        if os.environ.get("CODELLAMA_TRACEBACK"):
+            raise
+        if error.filename is None:
+            _drop_output()
+        print(f"codellama: error: {error.filename or 'output'}: {error.strerror or error}.", file=sys.stderr)
+        return EnvironmentFault.exit_code
+
+
+def _run(words: Sequence[str]) -> int:
+    name = next((word for word in words if not word.startswith("-")), "")
+    parser = build_parser([name])
+    if not words:
+        parser.print_help()
+        return 2
+    arguments = parse(parser, words)
+    start_logging()
+    return int(arguments.run(arguments) or 0) if hasattr(arguments, "run") else 2
+
+
+def _drop_output() -> None:
+    """Keep Python from complaining again when it flushes at exit what stdout could not take."""
+    with contextlib.suppress(OSError, ValueError):
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
 
 
 def parse(parser: argparse.ArgumentParser, words: Sequence[str]) -> argparse.Namespace:

@@ -42,7 +42,8 @@ def coerce(value: Any, kind: Any, rule: KeyRule) -> Any:
     """The value in the declared type, other spellings replaced.
 
     Whole numbers serve as numbers; a number without a fraction (`1.e3`) as a whole number; one value
-    as a list of one; null as an empty text or list. Nothing else is converted: `"1"` is not 1.
+    as a list of one; null as an empty text or list; Python's `None` as null where null is allowed and a text is not.
+    Nothing else is converted: `"1"` is not 1.
 
     Raises:
         WrongType: anything else.
@@ -63,7 +64,7 @@ def coerce(value: Any, kind: Any, rule: KeyRule) -> Any:
 
 def _coerce_union(value: Any, kind: Any, rule: KeyRule) -> Any:
     options = typing.get_args(kind)
-    if value is None and type(None) in options:
+    if type(None) in options and (value is None or (value == "None" and str not in options)):
         return None
     for option in options:
         if option is type(None) or (typing.get_origin(option) is tuple and not isinstance(value, (list, tuple))):

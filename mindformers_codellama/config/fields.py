@@ -29,6 +29,12 @@ class KeyRule:
     spellings: Mapping[object, object] = dataclasses.field(default_factory=dict)
     """Other spellings of a value, in lower case, and what they are read as."""
 
+    def wording(self) -> str:
+        """The values a key allows, for messages; empty when its type says all."""
+        known = {str(choice).lower() for choice in self.choices}
+        words = [*map(str, self.choices), *(str(word) for word in self.spellings if word not in known)]
+        return f" One of {', '.join(words)}." if self.choices else ""
+
     def problem(self, value: object) -> tuple[str, str] | None:
         """What is wrong with a value and what to write instead; None when it is allowed."""
         if self.choices and value not in self.choices:
@@ -43,8 +49,8 @@ class KeyRule:
             (self.high, "at most", lambda bound: value <= bound),
         )
         if any(bound is not None and not holds(bound) for bound, _, holds in bounds):
-            allowed = " and ".join(f"{word} {bound:g}" for bound, word, _ in bounds if bound is not None)
-            extra = f", or {', '.join(f'{number:g}' for number in self.also)}" if self.also else ""
+            allowed = " and ".join(f"{word} {bound}" for bound, word, _ in bounds if bound is not None)
+            extra = f", or {', '.join(str(number) for number in self.also)}" if self.also else ""
             return f"got {value!r}, must be {allowed}{extra}.", ""
         return None
 

@@ -7,6 +7,7 @@ checked where every value is checked, with `--set` as its place.
 from __future__ import annotations
 
 import dataclasses
+import re
 import typing
 from collections.abc import Mapping, Sequence
 from difflib import get_close_matches
@@ -17,6 +18,7 @@ import yaml
 from mindformers_codellama.config.fields import field_types
 from mindformers_codellama.config.sections import RunConfig
 from mindformers_codellama.config.sections_callbacks import CALLBACK_TYPES
+from mindformers_codellama.config.sections_training import DynamicLossScale
 from mindformers_codellama.config.yaml_source import KeyPath, Source, parse_value
 from mindformers_codellama.errors import ConfigError
 
@@ -50,6 +52,10 @@ RUN_MINDFORMER_FLAGS: Mapping[str, tuple[str, ...]] = {
 """Flag of `run_mindformer.py` to the keys it sets; `--options k=v` and `--a.b.c value` name keys themselves."""
 
 
+_TASK_DATASET = re.compile(r"^(train_dataset|eval_dataset)_task\.dataset_config(?=\.|$)")
+"""MindFormers' second name of a dataset; the reader has already moved it to the first."""
+
+
 def apply_overrides(source: Source, overrides: Sequence[str]) -> None:
     """Lay `key=value` texts over a source, in order.
 
@@ -70,7 +76,7 @@ def apply_overrides(source: Source, overrides: Sequence[str]) -> None:
 def set_value(source: Source, name: str, value: str) -> None:
     """Set one dotted key from a text; missing sections on the way are made."""
     place = f"--set {name}"
-    path = _resolve(source, name, place)
+    path = _resolve(source, _TASK_DATASET.sub(r"\1", name), place)
     kind = _kind_of(source, path, place)
     try:
         parsed = value if kind is str else parse_value(value)
@@ -84,7 +90,10 @@ def set_value(source: Source, name: str, value: str) -> None:
         for step in path[: depth + 1]:
             parent = parent[step]
         if not isinstance(parent, (dict, list)):
-            raise ConfigError(place, f"{'.'.join(map(str, path[: depth + 1]))} is {parent!r}, not a section.")
+            section = ".".join(map(str, path[: depth + 1]))
+            raise ConfigError(
+                place, f"{section} is {parent!r}, not a section.", fix=f"set {section} as a whole: '{section}={{key: value}}'."
+            )
     source.put(path, parsed, place)
 
 
@@ -123,6 +132,8 @@ def _kind_of(source: Source, path: KeyPath, place: str) -> Any:
         if isinstance(part, int):
             kind = CALLBACK_TYPES.get(str(_at(source, path[: depth + 1], "type")))
             continue
+        if part == "type" and kind in (*CALLBACK_TYPES.values(), DynamicLossScale):
+            return str
         if not dataclasses.is_dataclass(kind) or path[: depth + 1] == ("optimizer", "betas"):
             return Any
         known = field_types(kind)  # type: ignore[arg-type]

@@ -45,6 +45,9 @@ def read_run(path: str | Path, *, overrides: Sequence[str] = ()) -> RunConfig:
         ConfigError: one finding; `Findings` when there are several. Each names file, line and key.
     """
     source = load_source(path)
+    if not source.values and not overrides:
+        raise ConfigError(path, "holds no key: every value would be a default, those of a 7B model.", fix="give a configuration file.")
+    _settle_datasets(source)  # so that overrides find each dataset in its one place
     apply_overrides(source, overrides)
     _settle_datasets(source)
     _settle_rates(source)
@@ -113,7 +116,7 @@ class _Reader:
             try:
                 built[key] = self.value(known[key], value, here, rule_of(fields[key]))
             except WrongType as error:
-                self.refuse(here, f"got {given(value)}.", f"{error.allowed}.")
+                self.refuse(here, f"got {given(value)}.", f"{error.allowed}.{rule_of(fields[key]).wording()}")
                 continue
             self.judge(rule_of(fields[key]), built[key], here, _canonical(lookup, key))
         if len(self.findings) > before:
@@ -153,7 +156,10 @@ class _Reader:
         found: list[Any] = []
         for index, item in enumerate(value):
             here = (*path, index)
-            name = item.get("type") if isinstance(item, Mapping) else None
+            if not isinstance(item, Mapping):
+                self.refuse(here, f"got {given(item)}.", "a section with a type, such as `- type: MFLossMonitor`.")
+                continue
+            name = item.get("type")
             kind = CALLBACK_TYPES.get(str(name))
             if kind is None:
                 near = get_close_matches(str(name), CALLBACK_TYPES, n=1)

@@ -36,8 +36,10 @@ A run is one YAML file in MindFormers' dialect. What the reader does:
 
 - Unknown keys are refused with file, line and the nearest name; so are values of the wrong type or out of range. All findings come at once.
 - `base_config: FILE` (or a list of files, relative to this one) is laid underneath: sections are merged, lists and values replaced.
-- Anchors (`&name`), aliases (`*name`) and merge keys (`<<`) work. `1e-5` and `1.e-5` are numbers. A key written twice is an error.
-- `--set section.key=value` lays one value over the file, `codellama check FILE` explains the result.
+- Anchors (`&name`), aliases (`*name`) and merge keys (`<<`) work. `1e-5` and `1.e-5` are numbers, and `None` is null
+  where a key takes null but no text. A key written twice and a file without any key are errors.
+- `--set section.key=value` lays one value over the file (list elements by position or callback type: `callbacks.CheckpointMonitor.prefix`);
+  `codellama check FILE` explains the result.
 - A key marked **refused** loads with the values that ask for nothing; any other value is an error that says what to write instead.
 - A *companion* is a setting of a refused switch: any value loads and none has an effect.
 

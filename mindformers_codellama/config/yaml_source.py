@@ -140,8 +140,9 @@ def _read_one(file: Path) -> Source:
         raise ConfigError(file, f"is not UTF-8 text ({error.reason} at byte {error.start}).", fix="save it as UTF-8.") from error
     except OSError as error:
         raise ConfigError(file, f"cannot be read ({error.strerror}).", fix="give the path of a YAML file.") from error
-    loader = _Loader(text)
+    loader: _Loader | None = None
     try:
+        loader = _Loader(text)
         node = loader.get_single_node()
         if node is None:
             return Source(files=[file])
@@ -150,11 +151,10 @@ def _read_one(file: Path) -> Source:
         _refuse_duplicates(node, file, set())
         values = loader.construct_document(node)
     except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        place = f"{file}:{mark.line + 1}" if mark else str(file)
-        raise ConfigError(place, f"is not YAML: {getattr(error, 'problem', None) or error}.") from error
+        raise _not_yaml(error, file, text) from error
     finally:
-        loader.dispose()
+        if loader is not None:
+            loader.dispose()
     source = Source(values=values, files=[file])
     seen: dict[int, KeyPath] = {}
     for path, line, child in _walk(node, (), (id(node),), file):
@@ -163,6 +163,16 @@ def _read_one(file: Path) -> Source:
         if first != path and not isinstance(child, yaml.ScalarNode):
             source.aliases[path] = first
     return source
+
+
+def _not_yaml(error: yaml.YAMLError, file: Path, text: str) -> ConfigError:
+    """What PyYAML found, with the line."""
+    if isinstance(error, yaml.reader.ReaderError):
+        line = text.count("\n", 0, error.position) + 1
+        problem = f"is not YAML: the character U+{ord(text[error.position]):04X} is not allowed in it."
+        return ConfigError(f"{file}:{line}", problem, fix="take it out, or write the text in double quotes with \\x and two digits.")
+    mark = getattr(error, "problem_mark", None)
+    return ConfigError(f"{file}:{mark.line + 1}" if mark else file, f"is not YAML: {getattr(error, 'problem', None) or error}.")
 
 
 def _refuse_duplicates(node: yaml.Node, file: Path, done: set[int]) -> None:

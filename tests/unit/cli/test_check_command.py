@@ -81,3 +81,8 @@ def test_a_run_without_checkpoints_writes_only_its_log():
 @pytest.mark.parametrize(("count", "text"), [(999, "999 B"), (13.5e9, "13.5 GB"), (2.5e15, "2.5e+03 TB")])
 def test_sizes_are_in_decimal_units(count, text):
     assert size(count) == text
+
+
+def test_no_ranks_are_refused(capsys):
+    assert main(["check", str(CONFIGS / "predict_codellama_tiny.yaml"), "--ranks", "0"]) == 2
+    assert capsys.readouterr().err == "codellama: error: --ranks: got 0, must be at least 1.\n"

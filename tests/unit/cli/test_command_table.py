@@ -64,6 +64,7 @@ def test_unknown_words_are_refused(capsys):
             "codellama: error: x.ckpt: is damaged. Fix: convert it again.\n",
         ),
         (KeyboardInterrupt(), 130, "codellama: stopped.\n"),
+        (OSError(28, "No space left on device", "run/log.txt"), 8, "codellama: error: run/log.txt: No space left on device.\n"),
     ],
 )
 def test_errors_of_a_person_end_without_traceback(monkeypatch, capsys, fault, code, words):
@@ -76,10 +77,27 @@ def test_errors_of_a_person_end_without_traceback(monkeypatch, capsys, fault, co
     assert capsys.readouterr().err == words
 
 
-def test_a_reader_that_goes_away_is_no_error():
-    command = f"{sys.executable} -m mindformers_codellama.cli.main completion bash | head -1"
+@pytest.mark.parametrize("words", ["completion bash", f"check {TINY}"], ids=["long", "short"])
+def test_a_reader_that_goes_away_is_told_by_the_exit_code_alone(words):
+    command = f"{sys.executable} -m mindformers_codellama.cli.main {words} | true"
     done = subprocess.run(["bash", "-o", "pipefail", "-c", command], capture_output=True, text=True, check=False)  # noqa: S607
-    assert done.stderr == ""
+    assert (done.stderr, done.returncode) == ("", 141)
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
+def test_a_full_disk_under_stdout_is_one_line():
+    command = f"{sys.executable} -m mindformers_codellama.cli.main check {TINY} > /dev/full"
+    done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, check=False)  # noqa: S607
+    assert (done.stderr, done.returncode) == ("codellama: error: output: No space left on device.\n", 8)
+
+
+def test_a_stop_while_a_command_is_imported_is_quiet(monkeypatch, capsys):
+    def stopped(_name):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(cli, "import_module", stopped)
+    assert cli.main(["check", TINY]) == 130
+    assert capsys.readouterr().err == "codellama: stopped.\n"
 
 
 @pytest.mark.parametrize("shell", ["bash", "zsh"])

@@ -28,6 +28,13 @@ FILE = "callbacks:\n  - type: MFLossMonitor\n  - type: CheckpointMointor\n    pr
         ("callbacks.CheckpointMonitor.save_checkpoint_steps=5", lambda run: run.checkpoint_monitor.save_checkpoint_steps == 5),
         ("runner_wrapper.scale_sense=16", lambda run: run.runner_wrapper.scale_sense == 16.0),
         ("context.mode=pynative_mode", lambda run: run.context.mode == 1),
+        ("model.model_config.n_kv_heads=None", lambda run: run.model.config.num_kv_heads == 32),
+        ("lr_schedule.warmup_ratio=", lambda run: run.lr_schedule.warmup_ratio is None),
+        ("train_dataset.data_loader.dataset_files=[a, b=c]", lambda run: run.train_dataset.data_loader.dataset_files == ("a", "b=c")),
+        ("callbacks.1.type=CheckpointMonitor", lambda run: run.checkpoint_monitor.prefix == "a"),
+        ("callbacks=[{type: CheckpointMonitor, prefix: z}]", lambda run: run.checkpoint_monitor.prefix == "z"),
+        ("callbacks=[]", lambda run: run.callbacks == ()),
+        ("runner_wrapper.scale_sense={type: DynamicLossScaleUpdateCell}", lambda run: run.runner_wrapper.scale_sense.scale_factor == 2),
     ],
 )
 def test_an_override_is_typed_by_the_key_it_sets(write, override, read):
@@ -52,11 +59,30 @@ def test_later_overrides_win_over_earlier_ones_and_over_the_file(write):
         ("callbacks.1.prefx=x", r"--set callbacks.1.prefx: unknown key"),
         ("runner_config.epochs=0", r"--set runner_config.epochs: got 0, must be at least 1"),
         ("profile=True", r"--set profile: got True, not available"),
+        ("callbacks.1=abc", r"--set callbacks.1: got 'abc' \(a text\). Fix: a section with a type"),
+        ("callbacks.1.type=Monitor", r"--set callbacks.1.type: got 'Monitor'"),
+        ("seed.x=1", r"--set seed.x: seed is 5, not a section. Fix: set seed as a whole"),
+        ("seed=", r"--set seed: got null. Fix: a whole number"),
+        ("seed=None", r"--set seed: got 'None'"),
+        ("seed=1.5", r"--set seed: got 1.5 \(a number\). Fix: a whole number"),
     ],
 )
 def test_a_wrong_override_is_refused_by_name(write, override, message):
     with pytest.raises(ConfigError, match=message):
-        read_run(write(FILE), overrides=[override])
+        read_run(write("seed: 5\n" + FILE), overrides=[override])
+
+
+@pytest.mark.parametrize("name", ["train_dataset", "train_dataset_task.dataset_config"])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "train_dataset: &d {data_loader: {dataset_dir: a}}\ntrain_dataset_task: {dataset_config: *d}\n",
+        "train_dataset_task: {dataset_config: {data_loader: {dataset_dir: a}}}\n",
+    ],
+)
+def test_both_names_of_a_dataset_may_be_overridden(write, text, name):
+    run = read_run(write(text), overrides=[f"{name}.data_loader.dataset_dir=b", f"{name}.batch_size=3"])
+    assert (run.train_dataset.data_loader.dataset_dir, run.train_dataset.batch_size) == ("b", 3)
 
 
 def test_an_override_reaches_a_dataset_and_not_its_alias(write):

@@ -18,8 +18,14 @@ from mindformers_codellama.config.sections import (
 from mindformers_codellama.errors import ConfigError, Findings
 
 
-def test_an_empty_file_is_all_defaults(write):
-    assert read_run(write("")) == RunConfig()
+def test_what_is_not_written_is_a_default(write):
+    assert read_run(write("seed: 0\n")) == RunConfig() == read_run(write(""), overrides=["seed=0"])
+
+
+@pytest.mark.parametrize("text", ["", "# nothing\n", "base_config:\n"])
+def test_a_file_without_a_key_is_refused(write, text):
+    with pytest.raises(ConfigError, match=r"run.yaml: holds no key: every value would be a default"):
+        read_run(write(text))
 
 
 def test_unknown_key_is_refused_with_file_line_and_the_near_one(write):
@@ -55,6 +61,10 @@ def test_an_unknown_key_with_no_near_one_lists_the_known(write):
         ("context: {device_target: GPU}\n", r"device_target: got 'GPU'. Fix: one of Ascend, CPU."),
         ("callbacks: 3\n", r"callbacks: got 3 \(a whole number\). Fix: a list of callbacks"),
         ("callbacks: [{prefix: x}]\n", r"callbacks.0.type: got None. Fix: one of CheckpointMonitor"),
+        ("callbacks: [ObsMonitor]\n", r"callbacks.0: got 'ObsMonitor' \(a text\). Fix: a section with a type, such as `- type: MFLoss"),
+        ("seed: -1\n", r"seed: got -1, must be at least 0 and at most 4294967295."),
+        ("parallel: {parallel_mode: semi_auto}\n", r"Fix: a whole number. One of 0, 1, 2, 3, data_parallel, semi_auto_parallel"),
+        ("context: {device_target: 1}\n", r"device_target: got 1 \(a whole number\). Fix: a text. One of Ascend, CPU.$"),
         (
             "callbacks:\n  - type: CheckpointMoniter\n",
             r"run.yaml:2: callbacks.0.type: got 'CheckpointMoniter'. Fix: did you mean CheckpointMon",

@@ -91,6 +91,10 @@ def test_changing_one_value_leaves_its_alias_alone(write):
         ("- 1\n- 2\n", r"the file holds no mapping"),
         ("a: *nobody\n", r"run.yaml:1: is not YAML: found undefined alias"),
         ("a: &a\n  b: *a\n", r"run.yaml:2: b: an alias inside its own anchor"),
+        ("seed: 1\na: x\x00y\n", r"run.yaml:2: is not YAML: the character U\+0000 is not allowed in it"),
+        ("a: {<<: 3}\n", r"run.yaml:1: is not YAML: expected a mapping"),
+        ("seed: 1\n---\nseed: 2\n", r"run.yaml:2: is not YAML"),
+        ("? {a: b}\n: 3\n", r"run.yaml:1: is not YAML: found unhashable key"),
         ("a: !!python/object/apply:os.system [echo]\n", r"run.yaml:1: is not YAML: could not determine a constructor"),
     ],
 )
