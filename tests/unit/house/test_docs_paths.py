@@ -1,4 +1,4 @@
-"""Every file of this repository that a page names exists."""
+"""Every file of this repository that a page names exists (docs/LOG.md tells of ones that are gone)."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[3]
-PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md"), *(ROOT / "benchmarks").glob("*.md")])
+PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("[a-z]*.md"), *(ROOT / "benchmarks").glob("*.md")])
 NAMED = re.compile(r"(?<![\w./-])(?:tests|docs|configs|tools|scripts|benchmarks|mindformers_codellama)/[\w./-]*[\w/]")
 
 
@@ -26,4 +26,4 @@ def test_every_relative_link_of_a_page_exists(page):
 
 
 def test_pages_are_found():
-    assert len(PAGES) >= 10
+    assert len(PAGES) >= 11
