@@ -13,7 +13,7 @@ from pathlib import Path
 from tqdm import tqdm
 
 from mindformers_codellama.checkpoint.ckpt_format import write_ckpt
-from mindformers_codellama.checkpoint.directories import MAX_SHARD_BYTES, TOKENIZER_FILES, Companions, write_hf, write_ours
+from mindformers_codellama.checkpoint.directories import MAX_SHARD_BYTES, TOKENIZER_FILES, Companions, hf_files, write_hf, write_ours
 from mindformers_codellama.checkpoint.dtypes import WEIGHT_DTYPES
 from mindformers_codellama.checkpoint.files import FileRecord, refuse_existing, refuse_existing_directory, require_space
 from mindformers_codellama.checkpoint.manifest import manifest_path, write_manifest
@@ -111,10 +111,10 @@ def convert(
     weights = _cast(reader.path, weights, dtype)
     files: list[FileRecord] = []
     if not options.dry_run:
-        files = _write(target, dst, weights, _companions(reader, model, options), options.max_shard_bytes, force, progress)
+        beside = _companions(reader, model, options)
+        files = _write(target, dst, weights, beside, options.max_shard_bytes, force, progress)
         if target != "hf":
-            origin = {"name": reader.path.name, "format": reader.metadata["format"]}
-            write_manifest(manifest_path(dst), files, dtypes=_dtypes(weights), tensors=len(weights), source=origin, model=model)
+            _describe(reader, dst, weights, beside, files)
     return ConvertReport(
         source=str(reader.path),
         source_format=str(reader.metadata["format"]),
@@ -219,10 +219,27 @@ def _dtypes(weights: Mapping[str, LazyTensor]) -> tuple[str, ...]:
 
 
 def _companions(reader: CheckpointReader, model: ModelConfig | None, options: Options) -> Companions:
-    """What goes beside the weights; a Hugging Face source's own config.json only while it says the same model."""
+    """What goes beside the weights; Hugging Face's own config.json only while it says the same model."""
     folder = reader.path if reader.path.is_dir() else reader.path.parent
-    from_hf = str(reader.metadata["format"]).startswith("hf-") and model == reader.config
-    return Companions(model, folder, folder if from_hf else None, options.tokenizer)
+    said: Mapping[str, str] = {}
+    if model is not None and model == reader.config:
+        from_hf = str(reader.metadata["format"]).startswith("hf-")
+        said = hf_files(folder) if from_hf else reader.metadata.get("manifest", {}).get("hugging_face", {})
+    return Companions(model, folder, said, options.tokenizer)
+
+
+def _describe(reader: CheckpointReader, dst: Path, weights: Mapping[str, LazyTensor], beside: Companions, files: list[FileRecord]) -> None:
+    """Write the manifest. An older one must not stay beside new weights, whatever happens."""
+    path = manifest_path(dst)
+    origin = {"name": reader.path.name, "format": reader.metadata["format"]}
+    path.unlink(missing_ok=True)
+    try:
+        write_manifest(
+            path, files, dtypes=_dtypes(weights), tensors=len(weights), source=origin, model=beside.config, hf_files=beside.hf_files
+        )
+    except CheckpointError as error:
+        problem = f"could not be written ({error.problem.split(';')[0].rstrip('.')}); the weights beside it are whole and can be used."
+        raise CheckpointError(path, problem, fix="free some space and convert again with --force.") from error
 
 
 def _write(

@@ -1,11 +1,16 @@
-"""Output directories: Hugging Face's layout, and ours (same files, MindFormers' names, a manifest)."""
+"""Output directories: Hugging Face's layout, and ours (same files, MindFormers' names, a manifest).
+
+Hugging Face's files are laid out byte for byte as transformers' `save_pretrained` lays them out: tensors are dealt to
+files in the order of `saved_place`, and within a file the safetensors package sorts them by type, widest first, and name.
+"""
 
 from __future__ import annotations
 
 import json
+import math
 import shutil
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +18,7 @@ from mindformers_codellama.checkpoint.files import FileRecord, staged_directory
 from mindformers_codellama.checkpoint.hf_config import generation_config, hf_config
 from mindformers_codellama.checkpoint.safetensors_format import write_safetensors
 from mindformers_codellama.checkpoint.tensors import LazyTensor, tensor_bytes
-from mindformers_codellama.checkpoint.weight_map import to_theirs
+from mindformers_codellama.checkpoint.weight_map import saved_place, to_theirs
 from mindformers_codellama.config.model_config import ModelConfig
 from mindformers_codellama.errors import CheckpointError
 
@@ -30,6 +35,11 @@ TOKENIZER_FILES = (
 )
 """Copied beside the weights when the source has them."""
 
+HF_FILES = ("config.json", "generation_config.json")
+"""What Hugging Face says about a model beside its weights."""
+
+_WIDEST_FIRST = ("float32", "bfloat16", "float16")
+
 
 @dataclass(frozen=True)
 class Companions:
@@ -39,8 +49,8 @@ class Companions:
     """Configuration of the model."""
     folder: Path | None
     """Directory whose tokenizer files are taken over."""
-    hf_folder: Path | None = None
-    """Hugging Face directory whose config.json and generation_config.json are taken over."""
+    hf_files: Mapping[str, str] = field(default_factory=dict)
+    """Text of the source's own config.json and generation_config.json, to be taken over."""
     tokenizer: Path | None = None
     """A tokenizer file or directory that goes before `folder`'s."""
 
@@ -77,11 +87,13 @@ def write_hf(
         if theirs is None:
             raise CheckpointError(name, "has no place in a Hugging Face Llama.")
         named[theirs] = tensor
+    named = {name: named[name] for name in sorted(named, key=saved_place)}
     dtype = _main_dtype(tensors)
     with staged_directory(path, force=force, replaces=("model*.safetensors", "model.safetensors.index.json")) as stage:
         records = _write_shards(stage, "model", named, {"format": "pt"}, max_shard_bytes, on_bytes)
-        _write_json(stage / "config.json", _config_values(beside, dtype))
-        _write_generation_config(stage / "generation_config.json", beside)
+        (stage / "config.json").write_text(_config_text(beside, dtype), encoding="utf-8")
+        text = beside.hf_files.get("generation_config.json") or _json_text(generation_config(beside.config))
+        (stage / "generation_config.json").write_text(text, encoding="utf-8")
         copy_tokenizer(stage, beside)
     return records
 
@@ -121,15 +133,22 @@ def copy_tokenizer(folder: Path, beside: Companions) -> None:
 
 
 def split_shards(tensors: Mapping[str, LazyTensor], max_shard_bytes: int) -> Iterator[dict[str, LazyTensor]]:
-    """Tensors in order, in groups of at most `max_shard_bytes` (at least one tensor each)."""
+    """Tensors in order, in groups of at most `max_shard_bytes`; a larger tensor is a group of its own.
+
+    Source: huggingface_hub serialization/_base.py, `split_state_dict_into_shards_factory`.
+    """
     group: dict[str, LazyTensor] = {}
     size = 0
     for name, tensor in tensors.items():
-        if group and size + tensor_bytes(tensor) > max_shard_bytes:
+        more = tensor_bytes(tensor)
+        if more > max_shard_bytes:
+            yield {name: tensor}
+            continue
+        if size + more > max_shard_bytes:
             yield group
             group, size = {}, 0
         group[name] = tensor
-        size += tensor_bytes(tensor)
+        size += more
     if group:
         yield group
 
@@ -142,37 +161,43 @@ def _write_shards(
     max_shard_bytes: int,
     on_bytes: Callable[[int], object] | None,
 ) -> list[FileRecord]:
-    shards = list(split_shards(tensors, max_shard_bytes))
+    shards = [_in_file_order(shard) for shard in split_shards(tensors, max_shard_bytes)]
     if len(shards) == 1:
-        return [write_safetensors(stage / f"{stem}.safetensors", tensors, metadata=metadata, on_bytes=on_bytes)]
+        return [write_safetensors(stage / f"{stem}.safetensors", shards[0], metadata=metadata, on_bytes=on_bytes)]
     records: list[FileRecord] = []
     weight_map: dict[str, str] = {}
     for number, shard in enumerate(shards, 1):
         name = f"{stem}-{number:05d}-of-{len(shards):05d}.safetensors"
         records.append(write_safetensors(stage / name, shard, metadata=metadata, on_bytes=on_bytes))
         weight_map |= dict.fromkeys(shard, name)
-    total = sum(tensor_bytes(tensor) for tensor in tensors.values())
-    _write_json(stage / f"{stem}.safetensors.index.json", {"metadata": {"total_size": total}, "weight_map": weight_map})
+    about = {
+        "total_parameters": sum(math.prod(tensor.shape) for tensor in tensors.values()),
+        "total_size": sum(tensor_bytes(tensor) for tensor in tensors.values()),
+    }
+    index = {"metadata": about, "weight_map": dict(sorted(weight_map.items()))}
+    (stage / f"{stem}.safetensors.index.json").write_text(_json_text(index), encoding="utf-8")
     return records
 
 
-def _config_values(beside: Companions, dtype: str) -> dict[str, Any]:
-    """The source's own config.json with the new element type, else one made from ours."""
+def _in_file_order(tensors: Mapping[str, LazyTensor]) -> dict[str, LazyTensor]:
+    """As the safetensors package writes them."""
+    return dict(sorted(tensors.items(), key=lambda item: (_WIDEST_FIRST.index(item[1].dtype), item[0])))
+
+
+def _config_text(beside: Companions, dtype: str) -> str:
+    """The source's own config.json, to the letter unless the element type is another; else one made from ours."""
     assert beside.config is not None
-    found = _read_json(beside.hf_folder / "config.json") if beside.hf_folder is not None else {}
-    if not found:
-        return hf_config(beside.config, dtype)
-    key = "dtype" if "dtype" in found else "torch_dtype"
-    return found | {key: dtype}
+    text = beside.hf_files.get("config.json")
+    if text is None:
+        return _json_text(hf_config(beside.config, dtype))
+    values = dict(json.loads(text))
+    key = "dtype" if "dtype" in values else "torch_dtype"
+    return text if values.get(key) == dtype else _json_text(values | {key: dtype})
 
 
-def _write_generation_config(path: Path, beside: Companions) -> None:
-    source = beside.hf_folder / path.name if beside.hf_folder is not None else None
-    if source is not None and source.is_file():
-        shutil.copyfile(source, path)
-    else:
-        assert beside.config is not None
-        _write_json(path, generation_config(beside.config))
+def hf_files(folder: Path) -> dict[str, str]:
+    """Text of `HF_FILES` in a directory, of those that are there."""
+    return {name: (folder / name).read_text(encoding="utf-8") for name in HF_FILES if (folder / name).is_file()}
 
 
 def _main_dtype(tensors: Mapping[str, LazyTensor]) -> str:
@@ -183,9 +208,5 @@ def _main_dtype(tensors: Mapping[str, LazyTensor]) -> str:
     return max(sizes, key=lambda name: sizes[name])
 
 
-def _read_json(path: Path) -> dict[str, Any]:
-    return dict(json.loads(path.read_text(encoding="utf-8"))) if path.is_file() else {}
-
-
-def _write_json(path: Path, values: Mapping[str, Any]) -> None:
-    path.write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")
+def _json_text(values: Mapping[str, Any]) -> str:
+    return json.dumps(values, indent=2) + "\n"

@@ -81,7 +81,7 @@ def refuse_existing_directory(path: Path, *, force: bool) -> None:
     """
     if path.exists() and not path.is_dir():
         raise CheckpointError(path, "is a file; the output is a directory.", fix="give a directory name.")
-    if path.is_dir() and any(path.iterdir()) and not force:
+    if path.is_dir() and not force and any(not entry.name.endswith(TEMPORARY_SUFFIX) for entry in path.iterdir()):
         raise CheckpointError(path, "exists already and is not empty.", fix="give another name, or --force to replace its weights.")
 
 
@@ -113,15 +113,18 @@ def atomic_file(path: Path, *, force: bool = False) -> Iterator[BinaryIO]:
 def staged_directory(path: Path, *, force: bool = False, replaces: Sequence[str] = ()) -> Iterator[Path]:
     """A new directory beside `path`; on success it becomes `path`, else it is removed.
 
-    An existing directory with something in it needs `force`; then the new files replace those of the same
-    name, files that match the patterns of `replaces` and are not written anew are deleted (weights of the
-    older checkpoint would shadow the new ones), and everything else stays.
+    Into a directory that is there already (staged inside it, for it may be a disk of its own) the files are moved
+    one by one in order of name, so that an index comes after the files it names. When it has something in it,
+    `force` is needed; then the new files replace those of the same name, files that match the patterns of
+    `replaces` and are not written anew are deleted (weights of the older checkpoint would shadow the new ones),
+    and everything else stays.
 
     Raises:
-        CheckpointError: `path` is taken; the disk is full or not writable.
+        CheckpointError: `path` is taken; the disk is full or not writable. Errors inside the stage name `path`.
     """
     refuse_existing_directory(path, force=force)
-    stage = path.with_name(f".{path.name}.{os.getpid()}{TEMPORARY_SUFFIX}")
+    folder = path if path.is_dir() else path.parent
+    stage = folder / f".{path.name}.{os.getpid()}{TEMPORARY_SUFFIX}"
     try:
         shutil.rmtree(stage, ignore_errors=True)
         stage.mkdir(parents=True)
@@ -134,6 +137,10 @@ def staged_directory(path: Path, *, force: bool = False, replaces: Sequence[str]
         sync_directory(path.parent)
     except OSError as error:
         raise write_problem(path, error) from error
+    except CheckpointError as error:
+        if not error.where.startswith(str(stage)):
+            raise
+        raise CheckpointError(path, error.problem, fix=error.fix) from error
     finally:
         shutil.rmtree(stage, ignore_errors=True)
 
@@ -159,8 +166,16 @@ def require_space(path: Path, needed: int) -> None:
         folder = folder.parent
     free = shutil.disk_usage(folder).free
     if free < needed:
-        problem = f"needs {needed / 1e9:.2f} GB, the disk of {folder} has {free / 1e9:.2f} GB free."
+        problem = f"needs {size_text(needed)}, the disk of {folder} has {size_text(free)} free."
         raise CheckpointError(path, problem, fix="free some space, or write elsewhere.")
+
+
+def size_text(count: int) -> str:
+    """A number of bytes with a unit that leaves it readable."""
+    for unit, size in (("GB", 10**9), ("MB", 10**6), ("KB", 10**3)):
+        if count >= size:
+            return f"{count / size:.2f} {unit}"
+    return f"{count} bytes"
 
 
 def write_problem(path: Path, error: OSError) -> CheckpointError:

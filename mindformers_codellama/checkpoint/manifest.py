@@ -29,6 +29,7 @@ def write_manifest(
     tensors: int,
     source: Mapping[str, Any],
     model: ModelConfig | None,
+    hf_files: Mapping[str, str] | None = None,
 ) -> None:
     """Write a manifest, replacing an older one.
 
@@ -39,6 +40,7 @@ def write_manifest(
         tensors: their number.
         source: format and name of what was converted.
         model: configuration, when known; makes `codellama convert --to hf` possible without `--config`.
+        hf_files: text of the source's config.json and generation_config.json, so that the way back gives the same files.
     """
     values = {
         "schema_version": SCHEMA_VERSION,
@@ -48,6 +50,7 @@ def write_manifest(
         "dtypes": list(dtypes),
         "source": dict(source),
         "model": asdict(model) if model is not None else None,
+        "hugging_face": dict(hf_files or {}),
     }
     with atomic_file(path, force=True) as file:
         file.write(json.dumps(values, indent=2).encode() + b"\n")
@@ -66,6 +69,8 @@ def read_manifest(checkpoint: Path) -> tuple[ModelConfig | None, dict[str, Any]]
         values = json.loads(path.read_text(encoding="utf-8"))
         model = ModelConfig(**values["model"]) if values.get("model") else None
         sizes = {str(entry["name"]): int(entry["size"]) for entry in values["files"]}
+        for text in dict(values.get("hugging_face") or {}).values():
+            json.loads(text)
     except OSError as error:
         raise CheckpointError(path, f"cannot be read: {error.strerror}.") from error
     except (ValueError, KeyError, TypeError, AttributeError) as error:

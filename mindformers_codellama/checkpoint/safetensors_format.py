@@ -15,7 +15,7 @@ from typing import Any
 from mindformers_codellama.checkpoint.dtypes import SAFETENSORS, numpy_dtype
 from mindformers_codellama.checkpoint.files import FileRecord, Output, atomic_file
 from mindformers_codellama.checkpoint.tensors import FileTensor, LazyTensor, Segment, tensor_bytes
-from mindformers_codellama.errors import CheckpointError, raise_all
+from mindformers_codellama.errors import CheckpointError, CodeLlamaError, Findings, raise_all
 
 MAX_HEADER_BYTES = 100_000_000
 """Limit of the format's own reader."""
@@ -34,9 +34,14 @@ def read_safetensors(path: Path) -> tuple[dict[str, FileTensor], dict[str, str]]
     problems = []
     for name, entry in header.items():
         try:
-            tensors[name] = _tensor(path, entry, start, end)
+            tensors[name] = _tensor(path, entry, start)
         except _BadEntry as bad:
             problems.append(CheckpointError(f"{path}: {name}", str(bad), fix=bad.fix))
+    ends = [segment.offset + segment.nbytes for tensor in tensors.values() for segment in tensor.segments]
+    if max(ends, default=0) > end:
+        lost = sum(place > end for place in ends)
+        problem = f"is cut short: it has {end} bytes, its tensors end at {max(ends)}; {lost} of {len(header)} are not whole."
+        problems.append(CheckpointError(path, problem, fix="download it again."))
     raise_all(problems)
     return tensors, {str(key): str(value) for key, value in dict(metadata).items()}
 
@@ -45,14 +50,20 @@ def read_sharded(index: Path) -> tuple[dict[str, FileTensor], dict[str, str]]:
     """Tensors of all files that an `*.safetensors.index.json` names.
 
     Raises:
-        CheckpointError: every missing file and every tensor the index promises in vain, at once.
+        CheckpointError: every missing or damaged file and every tensor the index promises in vain, at once.
     """
     weight_map = read_index(index)
     tensors: dict[str, FileTensor] = {}
     metadata: dict[str, str] = {}
+    damaged: list[CodeLlamaError] = []
     for name in sorted(set(weight_map.values())):
-        found, metadata = read_safetensors(index.parent / name)
+        try:
+            found, metadata = read_safetensors(index.parent / name)
+        except CodeLlamaError as error:
+            damaged.extend(error if isinstance(error, Findings) else [error])
+            continue
         tensors.update({key: value for key, value in found.items() if weight_map.get(key, name) == name})
+    raise_all(damaged)
     lost = [name for name in weight_map if name not in tensors]
     raise_all(CheckpointError(index, f"says {weight_map[name]} holds {name}, but it does not.") for name in lost)
     return tensors, metadata
@@ -135,7 +146,7 @@ def _read_header(path: Path) -> tuple[dict[str, Any], int, int]:
     return header, 8 + length, size
 
 
-def _tensor(path: Path, entry: Any, start: int, end: int) -> FileTensor:
+def _tensor(path: Path, entry: Any, start: int) -> FileTensor:
     try:
         code, shape = entry["dtype"], tuple(entry["shape"])
         first, last = entry["data_offsets"]
@@ -150,6 +161,4 @@ def _tensor(path: Path, entry: Any, start: int, end: int) -> FileTensor:
     needed = math.prod(shape) * numpy_dtype(dtype).itemsize
     if needed != last - first:
         raise _BadEntry(f"shape {list(shape)} of {dtype} takes {needed} bytes, the header gives {last - first}.")
-    if start + last > end:
-        raise _BadEntry(f"the file is cut short: it has {end} bytes, the tensor ends at {start + last}.", "download it again.")
     return FileTensor(shape, dtype, (Segment(path, start + first, last - first),))

@@ -8,6 +8,7 @@ Source: mindformers 1.0.2 llama convert_weight.py; transformers modeling_llama.p
 from __future__ import annotations
 
 import re
+import sys
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
@@ -45,6 +46,12 @@ HF = (
     Rule("lm_head.weight", "lm_head.weight", "V D"),
 )
 """Hugging Face <-> MindFormers; values are equal, only names differ."""
+
+SAVED_ORDER = (
+    *("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj", "self_attn.o_proj"),
+    *("mlp.gate_proj", "mlp.up_proj", "mlp.down_proj", "input_layernorm", "post_attention_layernorm"),
+)
+"""Tensors of a layer in the order transformers' `save_pretrained` deals them to files."""
 
 META = (
     Rule("tok_embeddings.weight", _EMBEDDING, "V D", part_axis=1),
@@ -176,6 +183,14 @@ def to_theirs(name: str, rules: Iterable[Rule] = HF) -> str | None:
     """Their name of our tensor; None when no rule knows it."""
     found = match(name, rules, theirs=False)
     return found[0].theirs.format(i=found[1]) if found else None
+
+
+def saved_place(theirs: str) -> tuple[int, int]:
+    """Sorts Hugging Face names as `save_pretrained` goes through them: embedding, layers, last norm, head."""
+    layer = re.fullmatch(r"model\.layers\.(\d+)\.(.+)\.weight", theirs)
+    if layer:
+        return int(layer[1]), SAVED_ORDER.index(layer[2])
+    return (-1, 0) if theirs == "model.embed_tokens.weight" else (sys.maxsize, 0)
 
 
 def is_dropped(name: str) -> bool:

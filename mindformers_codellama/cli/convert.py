@@ -74,6 +74,8 @@ def run(arguments: argparse.Namespace) -> int:
 
 def summary(report: ConvertReport) -> str:
     """The report for a person."""
+    from mindformers_codellama.checkpoint.files import size_text
+
     verb = "would write" if report.dry_run else "wrote"
     lines = [
         f"{'read':12}{report.source} ({report.source_format}): {size_text(report.bytes_read)}",
@@ -85,14 +87,6 @@ def summary(report: ConvertReport) -> str:
         lines.append(f"{'':12}left out on purpose: {len(report.left_out)} ({shown})")
     lines.extend(f"note: {note}" for note in report.notes)
     return "\n".join(lines)
-
-
-def size_text(count: int) -> str:
-    """A number of bytes with a unit that leaves it readable."""
-    for unit, size in (("GB", 10**9), ("MB", 10**6), ("KB", 10**3)):
-        if count >= size:
-            return f"{count / size:.2f} {unit}"
-    return f"{count} bytes"
 
 
 def byte_count(text: str) -> int:

@@ -53,6 +53,9 @@ def test_save_pretrained_to_ckpt_and_back_gives_identical_bytes_and_logits(tmp_p
     assert len(list((tmp_path / "hf").glob("model*.safetensors"))) > (2 if sharded else 0)
     convert(tmp_path / "hf", tmp_path / "x.ckpt")
     convert(tmp_path / "x.ckpt", tmp_path / "back", options=Options(max_shard_bytes=12_000 if sharded else 10**9))
+    assert sorted(file.name for file in (tmp_path / "back").iterdir()) == sorted(file.name for file in (tmp_path / "hf").iterdir())
+    for file in (tmp_path / "hf").iterdir():
+        assert (tmp_path / "back" / file.name).read_bytes() == file.read_bytes(), file.name
     returned = load(tmp_path / "back")
     assert returned.dtype == model.dtype
     state = returned.state_dict()

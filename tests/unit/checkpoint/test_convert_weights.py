@@ -35,7 +35,7 @@ def hf(tmp_path, toy, toy_weights):
 
 def assert_same_bytes(path, weights):
     reader = open_checkpoint(path)
-    assert reader.names() == list(weights)
+    assert sorted(reader.names()) == sorted(weights)
     for name, value in weights.items():
         assert reader.dtype(name) == value.dtype.name
         assert reader.read(name).tobytes() == value.tobytes()
@@ -212,15 +212,16 @@ def test_a_full_disk_is_a_clear_error_and_leaves_nothing(tmp_path, monkeypatch, 
         return real(self, values)
 
     monkeypatch.setattr(files.Output, "write_array", full_after_three)
-    with pytest.raises(CheckpointError, match="the disk is full; nothing was left behind"):
+    with pytest.raises(CheckpointError, match="the disk is full; nothing was left behind") as caught:
         convert(folder, tmp_path / target, to="hf" if target == "hf-out" else None)
+    assert caught.value.where == str(tmp_path / target)
     assert os.listdir(tmp_path) == ["hf"]
 
 
 def test_too_little_space_is_seen_before_anything_is_written(tmp_path, monkeypatch, hf):
     folder = hf()
     monkeypatch.setattr(files.shutil, "disk_usage", lambda path: type("Usage", (), {"free": 1000})())
-    with pytest.raises(CheckpointError, match="needs 0.00 GB, the disk of .* has 0.00 GB free"):
+    with pytest.raises(CheckpointError, match=r"needs 68\.22 KB, the disk of .* has 1\.00 KB free"):
         convert(folder, tmp_path / "x.ckpt")
 
 
@@ -234,9 +235,38 @@ def test_a_really_full_disk(tmp_path, monkeypatch, hf):
         monkeypatch.setattr("mindformers_codellama.checkpoint.convert.require_space", lambda path, needed: None)
         with pytest.raises(CheckpointError, match="the disk is full"):
             convert(folder, disk / "x.ckpt")
+        with pytest.raises(CheckpointError, match="the disk is full"):
+            convert(folder, disk, to="hf")  # a disk of its own, so nothing can be renamed into it from beside it
         assert os.listdir(disk) == []
+        subprocess.run(["mount", "-o", "remount,size=100k", disk], check=True)
+        convert(folder, disk, to="hf")
+        assert sorted(os.listdir(disk)) == ["config.json", "generation_config.json", "model.safetensors", "tokenizer.model"]
     finally:
         subprocess.run(["umount", disk], check=True)
+
+
+def test_when_only_the_manifest_finds_no_room_the_weights_stay_and_the_message_says_so(tmp_path, monkeypatch, hf, toy_weights):
+    folder = hf()
+    (tmp_path / "x.ckpt.manifest.json").write_text("older")
+
+    def full(*arguments, **options):
+        raise CheckpointError("x", "the disk is full; nothing was left behind.")
+
+    monkeypatch.setattr("mindformers_codellama.checkpoint.convert.write_manifest", full)
+    with pytest.raises(CheckpointError, match=r"could not be written \(the disk is full\); the weights beside it are whole"):
+        convert(folder, tmp_path / "x.ckpt")
+    assert not (tmp_path / "x.ckpt.manifest.json").exists()
+    assert_same_bytes(tmp_path / "x.ckpt", toy_weights())
+
+
+@pytest.mark.parametrize("name", [".", "..", "sub"])
+def test_the_working_directory_can_be_the_output(tmp_path, monkeypatch, hf, toy_weights, name):
+    folder = hf()
+    (tmp_path / "here" / "sub").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path / "here")
+    convert(folder, name, to="hf", force=True)
+    assert_same_bytes((tmp_path / "here" / name).resolve(), toy_weights())
+    assert not list(tmp_path.rglob("*.tmp"))
 
 
 def test_rotary_pairs_reorders_wq_and_wk_only(tmp_path, toy, toy_weights):

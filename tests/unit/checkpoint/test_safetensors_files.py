@@ -85,7 +85,7 @@ def test_a_file_cut_anywhere_is_refused(tmp_path, keep):
     ("entry", "message"),
     [
         ({"dtype": "F32", "shape": [4], "data_offsets": [0, 12]}, r"w: shape \[4\] of float32 takes 16 bytes, the header gives 12"),
-        ({"dtype": "F32", "shape": [4], "data_offsets": [16, 32]}, "cut short: it has"),
+        ({"dtype": "F32", "shape": [4], "data_offsets": [16, 32]}, "cut short: it has .* 1 of 1 are not whole"),
         ({"dtype": "F32", "shape": [-4], "data_offsets": [0, 16]}, "damaged header entry"),
         ({"dtype": "F32", "shape": [4]}, "damaged header entry"),
         ({"dtype": "F8_E4M3", "shape": [4], "data_offsets": [0, 4]}, "type F8_E4M3, which is not supported"),
@@ -104,6 +104,26 @@ def test_every_missing_shard_is_named_at_once(tmp_path):
     (tmp_path / "model.safetensors.index.json").write_text(json.dumps(index))
     with pytest.raises(Findings, match=r"(?s)2 problems.*m-1\.safetensors.*m-2\.safetensors"):
         read_sharded(tmp_path / "model.safetensors.index.json")
+
+
+def test_a_cut_file_is_told_once_and_every_damaged_shard_is_named(tmp_path):
+    weights = {name: np.ones(8, np.float32) for name in "abcd"}
+    weight_map = {}
+    for number in (1, 2, 3):
+        name = f"m-{number}.safetensors"
+        save_file({f"{key}{number}": value for key, value in weights.items()}, tmp_path / name)
+        weight_map |= {f"{key}{number}": name for key in weights}
+        if number != 2:
+            data = (tmp_path / name).read_bytes()
+            (tmp_path / name).write_bytes(data[:-40])
+    (tmp_path / "i.json").write_text(json.dumps({"weight_map": weight_map}))
+    with pytest.raises(Findings) as caught:
+        read_sharded(tmp_path / "i.json")
+    assert [error.where.name if hasattr(error.where, "name") else error.where.rpartition("/")[2] for error in caught.value] == [
+        "m-1.safetensors",
+        "m-3.safetensors",
+    ]
+    assert all("cut short" in error.problem and "2 of 4 are not whole" in error.problem for error in caught.value)
 
 
 def test_an_index_that_promises_a_tensor_in_vain_is_refused(tmp_path):
