@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from mindformers_codellama.config.sections_data import DatasetSection
-from mindformers_codellama.data.manifest import read_manifest
+from mindformers_codellama.data.manifest import Manifest, read_manifest
 from mindformers_codellama.data.mindrecord_files import find_mindrecords, read_header
 from mindformers_codellama.errors import DataError, TokenizerError, raise_all
 
@@ -217,7 +217,7 @@ def _check_file(
     if manifest.seq_length + 1 != row_length:
         found.append(_length_error(file, manifest.seq_length + 1, row_length))
     if manifest.max_token_id >= vocab_size:
-        found.append(_vocabulary_error(str(file), manifest.max_token_id, vocab_size, manifest.vocab_size))
+        found.append(_vocabulary_error(str(file), manifest.max_token_id, vocab_size, manifest))
     if manifest.packed and not {"segment_ids", "position_ids"}.issubset(section.input_columns):
         found.append(
             DataError(
@@ -263,10 +263,15 @@ def _length_error(where: object, found: int, row_length: int) -> DataError:
     )
 
 
-def _vocabulary_error(where: str, token: int, vocab_size: int, tokenizer_size: int | None = None) -> TokenizerError:
-    made = f", made with a tokenizer of {tokenizer_size}," if tokenizer_size is not None else ""
+def _vocabulary_error(where: str, token: int, vocab_size: int, manifest: Manifest | None = None) -> TokenizerError:
+    made = "the tokenizer it was made with"
+    if manifest is not None:
+        made = (
+            f"the tokenizer {manifest.tokenizer or 'of ' + manifest.tokenizer_sha256[:8]} ({manifest.vocab_size} pieces) it was made with"
+        )
     return TokenizerError(
         where,
-        f"token id {token}{made} is outside the model's vocabulary of {vocab_size}: tokenizer and model disagree.",
-        fix="prepare the data with the model's own tokenizer, or set model.model_config.vocab_size to the tokenizer's size.",
+        f"holds the token id {token}, but the model's vocabulary is {vocab_size} (model.model_config.vocab_size): "
+        f"{made} and the model disagree.",
+        fix="prepare the data with the model's own tokenizer, or use the model this tokenizer belongs to.",
     )

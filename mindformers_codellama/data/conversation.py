@@ -6,11 +6,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from mindformers_codellama.data.records import Record
 from mindformers_codellama.errors import DataError
 from mindformers_codellama.text.prompts import alpaca_prompt
 
 FORMATS = ("alpaca", "sharegpt", "messages")
 
+_OWN_KEYS = {"alpaca": ("instruction", "output"), "sharegpt": ("conversations",), "messages": ("messages",)}
 _ROLES = {"human": "human", "user": "human", "gpt": "gpt", "assistant": "gpt", "chatgpt": "gpt", "model": "gpt", "system": "system"}
 
 
@@ -31,7 +33,15 @@ class BadRecord(Exception):
 
     def __init__(self, reason: str, detail: str = "") -> None:
         self.reason = reason
-        super().__init__(f"{reason}: {detail}" if detail else f"{reason}.")
+        super().__init__(f"{reason}: {detail.removesuffix('.')}." if detail else f"{reason}.")
+
+
+def json_kind(value: object) -> str:
+    """What JSON calls a value."""
+    if value is None or isinstance(value, bool):
+        return "null" if value is None else "true or false"
+    kinds = ((str, "a text"), ((int, float), "a number"), (list, "a list"), (Mapping, "an object"))
+    return next(name for kind, name in kinds if isinstance(value, kind))
 
 
 def detect_format(value: object) -> str | None:
@@ -51,7 +61,7 @@ def require_format(value: object, where: object) -> str:
     """`detect_format`, or a DataError that names the three forms."""
     found = detect_format(value)
     if found is None:
-        seen = f"keys {sorted(map(str, value))[:8]}" if isinstance(value, Mapping) else f"a JSON {type(value).__name__}"
+        seen = f"keys {sorted(map(str, value))[:8]}" if isinstance(value, Mapping) else json_kind(value)
         raise DataError(
             where,
             f"unknown kind of record ({seen}).",
@@ -59,6 +69,17 @@ def require_format(value: object, where: object) -> str:
             "or OpenAI {messages: [{role, content}]}; for pretraining text use --text.",
         )
     return found
+
+
+def form_of(record: Record) -> str:
+    """The form of a file, told by its first record.
+
+    Raises:
+        DataError: the record is not readable, or none of the three forms.
+    """
+    if record.problem:
+        raise DataError(record.place, record.problem, fix="correct the file; its first record decides which kind of records it holds.")
+    return require_format(record.value, record.place)
 
 
 def to_conversation(value: Any, form: str) -> Conversation:
@@ -72,7 +93,12 @@ def to_conversation(value: Any, form: str) -> Conversation:
         BadRecord: missing keys, wrong types, roles that do not alternate, no answer, an empty question.
     """
     if not isinstance(value, Mapping):
-        raise BadRecord("not an object", f"got a JSON {type(value).__name__}")
+        raise BadRecord("not an object", f"got {json_kind(value)}")
+    other = detect_format(value)
+    if other not in (None, form) and not any(name in value for name in _OWN_KEYS[form]):
+        raise BadRecord(
+            "another kind of record", f"this one is {other}, but the file is read as {form}; keep the kinds in files of their own"
+        )
     if form == "alpaca":
         return _from_alpaca(value)
     key, role, content = ("conversations", "from", "value") if form == "sharegpt" else ("messages", "role", "content")
@@ -90,7 +116,7 @@ def _from_alpaca(value: Mapping[str, Any]) -> Conversation:
     for key in ("instruction", "input", "output"):
         text = value.get(key)
         if not isinstance(text, str | None):
-            raise BadRecord("not text", f"{key} is a JSON {type(text).__name__}")
+            raise BadRecord("not text", f"{key} is {json_kind(text)}")
         texts[key] = text or ""
     if not texts["instruction"].strip():
         raise BadRecord("empty question", "instruction holds no text")
@@ -99,12 +125,12 @@ def _from_alpaca(value: Mapping[str, Any]) -> Conversation:
 
 def _message(message: object, role_key: str, content_key: str) -> tuple[str, str]:
     if not isinstance(message, Mapping):
-        raise BadRecord("not a message", f"got a JSON {type(message).__name__}, need {{{role_key}, {content_key}}}")
+        raise BadRecord("not a message", f"got {json_kind(message)}, need {{{role_key}, {content_key}}}")
     role, content = message.get(role_key), message.get(content_key)
     if not isinstance(role, str) or role not in _ROLES:
         raise BadRecord("unknown role", f"{role_key} is {role!r}, known: {', '.join(_ROLES)}")
     if not isinstance(content, str):
-        raise BadRecord("not text", f"{content_key} of {role} is a JSON {type(content).__name__}")
+        raise BadRecord("not text", f"{content_key} of {role} is {json_kind(content)}")
     return _ROLES[role], content
 
 

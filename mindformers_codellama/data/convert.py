@@ -11,13 +11,10 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from mindformers_codellama.data.conversation import BadRecord, Conversation, require_format, to_conversation
-from mindformers_codellama.data.records import Record, read_records, total_bytes
+from mindformers_codellama.data.conversation import BadRecord, Conversation, form_of, to_conversation
+from mindformers_codellama.data.records import NAMED, Record, Refused, raise_refused, read_records, total_bytes
 from mindformers_codellama.data.text_file import new_text_file
-from mindformers_codellama.errors import DataError, raise_all
-
-NAMED = 10
-"""Bad records named in one message."""
+from mindformers_codellama.errors import DataError
 
 
 @dataclass(frozen=True)
@@ -42,8 +39,11 @@ def convert_records(
     One record is in memory at a time. Equals `json.dump(..., indent=2, ensure_ascii=False)` of the whole list.
 
     Raises:
-        DataError: bad records, up to ten named at once, unless they are skipped; an existing target; an empty file.
+        DataError: bad records, up to ten named at once, unless they are skipped; an existing target, or one that is the
+            source; an empty file.
     """
+    if source.exists() and target.exists() and target.samefile(source):
+        raise DataError(target, "is the input itself.", fix="write to another name.")
     skipped: Counter[str] = Counter()
     written = unanswered = 0
     with tqdm(
@@ -54,7 +54,7 @@ def convert_records(
         if first is None:
             raise DataError(source, "holds no record.", fix="give a JSON array or one JSON object per line.")
         if form == "auto":
-            form = _form_of(first)
+            form = form_of(first)
         with new_text_file(target, force=force) as file:
             for conversation in _conversations(chain([first], records), form, skip_bad, skipped):
                 written += 1
@@ -66,14 +66,8 @@ def convert_records(
     return ConvertReport(form, written, dict(skipped), unanswered)
 
 
-def _form_of(record: Record) -> str:
-    if record.problem:
-        raise DataError(record.place, record.problem, fix="correct the file; its first record decides which kind of records it holds.")
-    return require_format(record.value, record.place)
-
-
 def _conversations(records: Iterator[Record], form: str, skip_bad: bool, skipped: Counter[str]) -> Iterator[Conversation]:
-    found: list[DataError] = []
+    found: list[Refused] = []
     for record in records:
         try:
             if record.problem:
@@ -82,13 +76,13 @@ def _conversations(records: Iterator[Record], form: str, skip_bad: bool, skipped
             _check_text(conversation)
         except BadRecord as error:
             skipped[error.reason] += 1
-            found.append(DataError(record.place, str(error), fix="correct the record, or give --skip-bad."))
-            if len(found) >= NAMED and not skip_bad:
+            if not skip_bad:
+                found.append(Refused(str(record.place), error.reason, str(error)))
+            if len(found) == NAMED:
                 break
         else:
             yield conversation
-    if not skip_bad:
-        raise_all(found)
+    raise_refused(found)
 
 
 def _check_text(conversation: Conversation) -> None:

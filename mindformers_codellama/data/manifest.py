@@ -42,6 +42,8 @@ class Manifest:
     tokenizer_sha256: str
     vocab_size: int
     """Size of the tokenizer."""
+    tokenizer: str = ""
+    """Its name as the person gave it, without folders."""
     max_token_id: int
     """Largest id in any row."""
     packed: bool = False

@@ -7,11 +7,14 @@ written under their final names in a temporary folder beside the target and move
 from __future__ import annotations
 
 import errno
+import fcntl
+import glob
+import logging
 import os
 import shutil
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +28,8 @@ from mindformers_codellama.errors import DataError
 ROWS_AT_ONCE = 512
 """Rows per part handed to MindSpore at once."""
 _NEARLY_FULL = 64 << 20
+
+logger = logging.getLogger(__name__)
 
 
 def part_paths(path: Path, parts: int) -> list[Path]:
@@ -67,18 +72,50 @@ def write_rows(
     """
     refuse_existing(path, parts, force=force)
     with _explained(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        folder = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
-        try:
+        with _workplace(path) as folder:
             files = part_paths(folder / path.name, parts)
             total = _write(files, rows, columns, description)
             _check(path, files, total)
             if manifest is not None:
                 manifest_path(folder / path.name).write_text(manifest_text(manifest(files, total)), encoding="utf-8")
             _publish(folder, path, files)
-        finally:
-            shutil.rmtree(folder, ignore_errors=True)
     return total
+
+
+@contextmanager
+def _workplace(path: Path) -> Iterator[Path]:
+    """A hidden folder beside the target, gone at the end; one that a killed run left is removed first.
+
+    The folder is locked while it is used, and the system unlocks it when its process ends, however it ends.
+    """
+    hidden = f".{path.name}.unfinished-"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    for left in path.parent.glob(f"{glob.escape(hidden)}*"):
+        with suppress(OSError):  # in use by another run, or on a file system without locks
+            os.close(_locked(left))
+            shutil.rmtree(left)
+            logger.info("removed %s, left by a run that was killed", left)
+    folder = Path(tempfile.mkdtemp(prefix=hidden, dir=path.parent))
+    handle = -1
+    try:
+        with suppress(OSError):
+            handle = _locked(folder)
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+        if handle >= 0:
+            os.close(handle)
+
+
+def _locked(folder: Path) -> int:
+    """Handle of a folder that no other process has locked; `OSError` when one has."""
+    handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        os.close(handle)
+        raise
+    return handle
 
 
 def _write(files: Sequence[Path], rows: Iterable[Mapping[str, np.ndarray]], columns: Sequence[str], description: str) -> int:

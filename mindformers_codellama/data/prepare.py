@@ -11,8 +11,8 @@ from mindformers_codellama.data.manifest import Manifest, Source
 from mindformers_codellama.data.mindrecord import refuse_existing, write_rows
 from mindformers_codellama.data.prepare_request import PrepareRequest
 from mindformers_codellama.data.prepare_rows import make_rows
-from mindformers_codellama.data.prepare_work import Refused, open_tokenizer
-from mindformers_codellama.data.records import sha256_of
+from mindformers_codellama.data.prepare_work import open_tokenizer
+from mindformers_codellama.data.records import Refused, sha256_of
 from mindformers_codellama.data.rows import Row
 from mindformers_codellama.data.tally import Tally
 from mindformers_codellama.errors import DataError
@@ -38,7 +38,7 @@ def prepare(request: PrepareRequest) -> PrepareReport:
         TokenizerError: the tokenizer file.
     """
     if not request.inputs:
-        raise DataError("inputs", "no file was given.")
+        raise DataError("INPUT", "no file was given.", fix="name files of records, or --text SOURCE for plain text.")
     if not request.dry_run:
         refuse_existing(request.output, request.parts, force=request.force)
     tokenizer = open_tokenizer(request.tokenizer)
@@ -57,6 +57,7 @@ def prepare(request: PrepareRequest) -> PrepareReport:
             columns=request.columns,
             seq_length=request.seq_length,
             rows=rows,
+            tokenizer=Path(request.tokenizer).name,
             tokenizer_sha256=tokenizer.sha256,
             vocab_size=len(tokenizer),
             max_token_id=tally.max_token_id,

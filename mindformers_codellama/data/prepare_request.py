@@ -9,6 +9,7 @@ from mindformers_codellama.data.conversation import FORMATS
 from mindformers_codellama.data.template import DEFAULT_TEMPLATE, open_template
 from mindformers_codellama.errors import DataError
 
+SUFFIX = ".mindrecord"
 KINDS = ("qa", "wiki", "text")
 ALL_MASKED = ("drop", "keep", "refuse")
 _COLUMNS = {"qa": ("input_ids", "labels"), "wiki": ("input_ids",), "text": ("input_ids",)}
@@ -46,6 +47,11 @@ class PrepareRequest:
     """True and False force a bar on and off; None shows one on a terminal."""
 
     def __post_init__(self) -> None:
+        if not self.output.name.endswith(SUFFIX):
+            fix = f"write {self.output.name}{SUFFIX}."
+            raise DataError(self.output, f"does not end with {SUFFIX}: a folder of data would not find it.", fix=fix)
+        if self.output.resolve() in {path.resolve() for path in self.inputs}:
+            raise DataError(self.output, "is also an input.", fix="write to another name.")
         for name, value, allowed in (
             ("kind", self.kind, KINDS),
             ("format", self.form, ("auto", *FORMATS)),
@@ -60,7 +66,7 @@ class PrepareRequest:
             ("workers", self.workers, 1),
         ):
             if number < low:
-                raise DataError(name, f"got {number}, must be at least {low}.")
+                raise DataError(f"--{name}", f"got {number}, must be at least {low}.")
         if self.parts > 1000:
             raise DataError("parts", f"got {self.parts}, MindRecord allows at most 1000.")
         if self.kind == "wiki" and self.pack:

@@ -10,20 +10,19 @@ from typing import TypeVar
 import numpy as np
 from tqdm import tqdm
 
-from mindformers_codellama.data.conversation import require_format
+from mindformers_codellama.data.conversation import form_of
 from mindformers_codellama.data.packing import Piece, pack, split_document
 from mindformers_codellama.data.parallel import batched, ordered_map
 from mindformers_codellama.data.prepare_request import PrepareRequest
 from mindformers_codellama.data.prepare_work import (
     Encoded,
     QaSettings,
-    Refused,
     Tokens,
     encode_blocks,
     encode_paragraphs,
     encode_records,
 )
-from mindformers_codellama.data.records import Record, read_records, total_bytes
+from mindformers_codellama.data.records import Refused, read_records, total_bytes
 from mindformers_codellama.data.rows import Row, StreamCutter, padded_row
 from mindformers_codellama.data.tally import Tally
 from mindformers_codellama.data.text_source import Block, read_blocks, read_pieces
@@ -73,7 +72,7 @@ def _samples(request: PrepareRequest, tally: Tally, workers: int, note: Note) ->
         first = next(records, None)
         if first is None:
             continue
-        form = request.form if request.form != "auto" else _form_of(first)
+        form = request.form if request.form != "auto" else form_of(first)
         settings = QaSettings(request.tokenizer, request.template, form, request.row_length)
         batches = batched(chain([first], records), _RECORDS_AT_ONCE)
         for results in ordered_map(partial(encode_records, settings), batches, workers=workers):
@@ -82,12 +81,6 @@ def _samples(request: PrepareRequest, tally: Tally, workers: int, note: Note) ->
                     tally.refuse(result)
                 elif _kept(result, request, tally):
                     yield result
-
-
-def _form_of(record: Record) -> str:
-    if record.problem:
-        raise DataError(record.place, record.problem, fix="correct the file; its first record decides which kind of records it holds.")
-    return require_format(record.value, record.place)
 
 
 def _kept(item: Encoded, request: PrepareRequest, tally: Tally) -> bool:

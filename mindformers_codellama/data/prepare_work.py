@@ -10,7 +10,7 @@ import numpy as np
 
 from mindformers_codellama.data.conversation import BadRecord, to_conversation
 from mindformers_codellama.data.encode import Sample, encode_conversation, encode_document, encode_paragraph
-from mindformers_codellama.data.records import Record
+from mindformers_codellama.data.records import Record, Refused
 from mindformers_codellama.data.template import open_template
 from mindformers_codellama.data.text_source import Block
 from mindformers_codellama.errors import TokenizerError
@@ -25,16 +25,6 @@ class QaSettings(NamedTuple):
     template: str
     form: str
     row_length: int
-
-
-class Refused(NamedTuple):
-    """A record that cannot be used."""
-
-    where: str
-    reason: str
-    """Groups equal causes in the counts."""
-    detail: str
-    """Full sentence for the message."""
 
 
 class Encoded(NamedTuple):

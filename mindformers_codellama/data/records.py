@@ -6,12 +6,15 @@ import gzip
 import hashlib
 import io
 import json
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple, TextIO, cast
 
 from mindformers_codellama.data.json_array import CHUNK, read_array
-from mindformers_codellama.errors import DataError
+from mindformers_codellama.errors import DataError, raise_all
+
+NAMED = 10
+"""Bad records named in one message; with --skip-bad all are counted."""
 
 
 class Place(NamedTuple):
@@ -34,6 +37,35 @@ class Record(NamedTuple):
     value: Any
     problem: str
     """Empty, or why the text of the record is not readable; then `value` is None."""
+
+
+class Refused(NamedTuple):
+    """A record that cannot be used."""
+
+    where: str
+    reason: str
+    """Groups equal causes in the counts."""
+    detail: str
+    """Full sentence for the message."""
+
+
+def raise_refused(refused: Sequence[Refused]) -> None:
+    """Raise DataError for records that cannot be used, all at once; the last of NAMED says that there may be more.
+
+    Raises:
+        DataError: one; `Findings` when there are several.
+    """
+    fix, more = "correct it, or leave it out with --skip-bad.", f" Reading stopped after {NAMED}; later ones are not judged."
+    raise_all(DataError(item.where, item.detail, fix=fix + more * (number == NAMED)) for number, item in enumerate(refused, 1))
+
+
+def unreadable(path: Path, error: OSError) -> DataError:
+    """What a person can do about a file that cannot be opened."""
+    if isinstance(error, IsADirectoryError):
+        return DataError(path, "is a folder, a file is needed.", fix="give one file, or --text FOLDER for plain text.")
+    if isinstance(error, FileNotFoundError):
+        return DataError(path, "no such file.", fix="check the path; it is taken as written, relative to the current folder.")
+    return DataError(path, f"cannot be read: {error.strerror}.", fix="check the file's rights.")
 
 
 class _Metered(io.FileIO):
@@ -62,12 +94,8 @@ def open_text(path: Path, note: Callable[[int], object] = lambda count: None) ->
     """
     try:
         raw = io.BufferedReader(_Metered(path, note), CHUNK)
-    except IsADirectoryError as error:
-        raise DataError(path, "is a folder, a file is needed.", fix="give one file, or --text FOLDER for plain text.") from error
-    except FileNotFoundError as error:
-        raise DataError(path, "no such file.", fix="check the path; it is taken as written, relative to the current folder.") from error
     except OSError as error:
-        raise DataError(path, f"cannot be read: {error.strerror}.", fix="check the file's rights.") from error
+        raise unreadable(path, error) from error
     return io.TextIOWrapper(cast(BinaryIO, gzip.GzipFile(fileobj=raw)) if path.suffix == ".gz" else raw, encoding="utf-8-sig")
 
 
@@ -137,7 +165,7 @@ def sha256_of(path: Path) -> str:
             while block := file.read(CHUNK):
                 digest.update(block)
     except OSError as error:
-        raise DataError(path, f"cannot be read: {error.strerror}.", fix="check the path and its rights.") from error
+        raise unreadable(path, error) from error
     return digest.hexdigest()
 
 

@@ -8,12 +8,8 @@ from collections.abc import Iterable, Iterator
 import numpy as np
 
 from mindformers_codellama.data.encode import IGNORE
-from mindformers_codellama.data.prepare_work import Refused
+from mindformers_codellama.data.records import NAMED, Refused, raise_refused
 from mindformers_codellama.data.rows import PAD, Row
-from mindformers_codellama.errors import DataError, raise_all
-
-NAMED = 10
-"""Bad records and masked samples named in messages; all are counted."""
 
 
 class Tally:
@@ -46,7 +42,7 @@ class Tally:
     def raise_bad(self) -> None:
         """Raise the bad records found so far, unless they are to be skipped."""
         if not self.skip_bad:
-            raise_all(DataError(item.where, item.detail, fix="correct the record, or give --skip-bad.") for item in self.named_bad)
+            raise_refused(self.named_bad)
 
     def note_masked(self, where: str) -> None:
         """A sample has no label left."""

@@ -43,6 +43,8 @@ def find_text_files(sources: Sequence[str], *, split: str = "train", held_out: f
     Raises:
         DataError: a source that names no file.
     """
+    if max_bytes is not None and max_bytes < 1:
+        raise DataError("--max-bytes", f"got {max_bytes}, must be at least 1.")
     found: dict[Path, None] = {}
     for source in sources:
         if source == stdlib_source.NAME:

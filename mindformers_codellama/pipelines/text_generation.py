@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from mindformers_codellama.config.generation import GenerationConfig
-from mindformers_codellama.errors import GenerationError, TokenizerError
+from mindformers_codellama.errors import GenerationError
 from mindformers_codellama.generation.loop import Listeners, generate_rows
+from mindformers_codellama.generation.prompts import check_prompts, warn_of_cuts
 from mindformers_codellama.generation.protocol import OnText, Streamer
 from mindformers_codellama.generation.result import GenerationResult, joined
 from mindformers_codellama.pipelines.causal_lm import LlamaForCausalLM
+from mindformers_codellama.text.check import tokenizer_fits_model
 from mindformers_codellama.text.tokenizer import LlamaTokenizer
 
 OUTPUT_KEY = "text_generation_text"
@@ -33,7 +35,7 @@ class TextGenerationPipeline:
     def __init__(self, model: LlamaForCausalLM, tokenizer: LlamaTokenizer, *, batch_size: int = 1, **options: Any) -> None:
         if batch_size < 1:
             raise GenerationError("batch_size", f"got {batch_size}, must be at least 1.")
-        check_vocabulary(model, tokenizer)
+        tokenizer_fits_model(tokenizer, model.config.vocab_size, "model.model_config.vocab_size")
         self.model = model
         self.tokenizer = tokenizer
         self.batch_size = batch_size
@@ -67,6 +69,8 @@ class TextGenerationPipeline:
         Raises:
             GenerationError: what is given is no text; or as `run`.
         """
+        if isinstance(inputs, Mapping) or not isinstance(inputs, Iterable):
+            raise GenerationError("inputs", f"must be one text or a list of texts, got {type(inputs).__name__}.")
         texts = [inputs] if isinstance(inputs, str) else list(inputs)
         for number, text in enumerate(texts):
             if not isinstance(text, str):
@@ -87,7 +91,7 @@ class TextGenerationPipeline:
         *,
         batch_size: int | None = None,
         listeners: Listeners | None = None,
-        after_batch: Callable[[int], object] | None = None,
+        after_batch: Callable[[GenerationResult, int], object] | None = None,
     ) -> GenerationResult:
         """Answer token ids, with texts, reasons and speed.
 
@@ -96,7 +100,7 @@ class TextGenerationPipeline:
             config: every option.
             batch_size: rows at once, instead of the pipeline's.
             listeners: hear what is made; they are told the row's number among all prompts.
-            after_batch: called with the number of rows done.
+            after_batch: called with the answers of each batch and the number of its first prompt.
 
         Raises:
             GenerationError, TokenizerError: as `generation.loop.generate_rows`.
@@ -105,14 +109,16 @@ class TextGenerationPipeline:
         if listeners is not None and listeners.streamer is not None:
             size = 1
         decoder = self.model.decoder(use_past=config.use_past)
+        check_prompts(prompts, decoder, config)  # all of them, before the first costs any time
         results = []
         for first in range(0, len(prompts), size):
             batch = prompts[first : first + size]
             results.append(generate_rows(decoder, batch, config, tokenizer=self.tokenizer, listeners=listeners, first_row=first))
             if after_batch is not None:
-                after_batch(first + len(batch))
+                after_batch(results[-1], first)
             if "cancelled" in results[-1].finish_reasons:
                 break
+        warn_of_cuts([len(prompt) for prompt in prompts], decoder, config)
         return joined(results)
 
     def whole_text(self, result: GenerationResult, row: int, skip_special_tokens: bool = True) -> str:
@@ -121,17 +127,3 @@ class TextGenerationPipeline:
             prompt = result.ids[row][: result.prompt_lengths[row]]
             return str(self.tokenizer.decode(prompt, skip_special_tokens=True)) + result.texts[row]
         return str(self.tokenizer.decode(result.ids[row], skip_special_tokens=skip_special_tokens))
-
-
-def check_vocabulary(model: LlamaForCausalLM, tokenizer: LlamaTokenizer) -> None:
-    """Refuse a tokenizer with more pieces than the model has rows; fewer are common (padded vocabularies).
-
-    Raises:
-        TokenizerError: naming both sizes.
-    """
-    if tokenizer.vocab_size > model.config.vocab_size:
-        raise TokenizerError(
-            tokenizer.path,
-            f"has {tokenizer.vocab_size} pieces, the model's vocabulary is {model.config.vocab_size}: tokenizer and model disagree.",
-            fix="use the tokenizer of this checkpoint.",
-        )

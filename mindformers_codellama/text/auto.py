@@ -28,6 +28,9 @@ def tokenizer_folder(name_or_path: str | Path) -> Path:
     Raises:
         TokenizerError: neither exists; says where to put `tokenizer.model`.
     """
+    if not isinstance(name_or_path, (str, Path)) or not str(name_or_path):
+        fix = f"give a directory, a tokenizer.model file, or {TINY}."
+        raise TokenizerError("AutoTokenizer.from_pretrained", f"must be a name or a path, got {name_or_path!r}.", fix=fix)
     path = Path(name_or_path).expanduser()
     if path.is_dir() or path.is_file():
         return path

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-
 from mindformers_codellama.errors import TokenizerError
 from mindformers_codellama.text.tokenizer import LlamaTokenizer
 
@@ -22,24 +20,13 @@ def tokenizer_fits_model(tokenizer: LlamaTokenizer, vocab_size: int, where: str)
     fix = "use the tokenizer.model that belongs to the weights, or the model configuration that belongs to the tokenizer."
     if tokenizer.vocab_size > vocab_size:
         raise TokenizerError(
-            where, f"the tokenizer {tokenizer.path} has {tokenizer.vocab_size} pieces, the model vocab_size {vocab_size}.", fix=fix
+            where,
+            f"{tokenizer.path} has {tokenizer.vocab_size} pieces, the model's vocabulary is {vocab_size}: tokenizer and model disagree.",
+            fix=fix,
         )
     beyond = {token.content: token.id for token in tokenizer.added_tokens.by_id.values() if (token.id or 0) >= vocab_size}
     if beyond:
         named = ", ".join(f"{content!r} has id {index}" for content, index in beyond.items())
-        raise TokenizerError(where, f"in the tokenizer {tokenizer.path} {named}; the model vocab_size is {vocab_size}.", fix=fix)
-
-
-def ids_fit_model(ids: Iterable[int], vocab_size: int, where: str) -> None:
-    """Refuse ids below 0 or at and above V.
-
-    Raises:
-        TokenizerError: the first such id and its place in the row.
-    """
-    for index, token in enumerate(ids):
-        if not 0 <= token < vocab_size:
-            raise TokenizerError(
-                where,
-                f"token id {token} at position {index} is outside the model's vocabulary of {vocab_size}.",
-                fix="use the tokenizer.model that belongs to the weights.",
-            )
+        raise TokenizerError(
+            where, f"in {tokenizer.path} {named}, the model's vocabulary is {vocab_size}: tokenizer and model disagree.", fix=fix
+        )

@@ -14,8 +14,20 @@ PADDING = (False, True, "longest", "max_length", "do_not_pad")
 SIDES = ("right", "left")
 
 
+def require_side(side: object) -> None:
+    """Raise `TokenizerError` for a side that is neither "right" nor "left"."""
+    if side not in SIDES:
+        raise TokenizerError("padding_side", f"got {side!r}, allowed: 'right', 'left'.")
+
+
 def truncate_rows(rows: Sequence[list[int]], max_length: int, *, keep_last: bool) -> list[list[int]]:
-    """Cut ids off the end of longer rows; with `keep_last` the last id (eos) stays."""
+    """Cut ids off the end of longer rows; with `keep_last` the last id (eos) stays.
+
+    Raises:
+        TokenizerError: `max_length` below 0.
+    """
+    if max_length < 0:
+        raise TokenizerError("max_length", f"got {max_length}, must be at least 0.")
     keep = int(keep_last)
     return [row if len(row) <= max_length else row[: max(max_length - keep, 0)] + row[len(row) - keep :] for row in rows]
 
@@ -43,8 +55,7 @@ def pad_rows(rows: Sequence[Sequence[int]], length: int, pad_id: int, side: str)
     Raises:
         TokenizerError: `side` is neither "right" nor "left".
     """
-    if side not in SIDES:
-        raise TokenizerError("padding_side", f"got {side!r}, allowed: 'right', 'left'.")
+    require_side(side)
     padded, masks = [], []
     for row in rows:
         missing = max(length - len(row), 0)
@@ -76,11 +87,17 @@ def to_tensor(rows: Sequence[Sequence[int]], kind: str) -> Any:
 
 
 def as_list(ids: Any) -> Any:
-    """Nested lists of whatever holds ids: int, sequence, numpy array, MindSpore tensor."""
+    """Nested lists of whatever holds ids: int, sequence, numpy array, MindSpore tensor.
+
+    Raises:
+        TokenizerError: something that is no whole number, such as a text or a float.
+    """
     if hasattr(ids, "asnumpy"):
         ids = ids.asnumpy()
     if hasattr(ids, "tolist"):
-        return ids.tolist()
+        ids = ids.tolist()
     if isinstance(ids, (list, tuple, range)):
         return [as_list(item) for item in ids]
+    if not isinstance(ids, int):
+        raise TokenizerError("ids", f"must be whole numbers, got {ids!r}.", fix="encode gives ids of a text.")
     return ids

@@ -6,6 +6,8 @@ import re
 from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
+from mindformers_codellama.errors import TokenizerError
+
 
 class AddedToken(NamedTuple):
     """One string that is matched in text as a whole and becomes one id."""
@@ -19,6 +21,13 @@ class AddedToken(NamedTuple):
     """Swallow white space on its left."""
     rstrip: bool = False
     """Swallow white space on its right."""
+
+
+def require_texts(**tokens: object) -> None:
+    """Raise `TokenizerError` for a token, given by name, that is no string."""
+    for name, token in tokens.items():
+        if not isinstance(token, str):
+            raise TokenizerError(name, f"must be a string, got {token!r}.")
 
 
 class SpecialTokens:

@@ -20,8 +20,8 @@ from mindformers_codellama.text.config_file import CONFIG_FILE, OPTION_KEYS, TOK
 from mindformers_codellama.text.encode import EncodeRules, encode_plain, encode_text
 from mindformers_codellama.text.join import SPACE_PIECE, JoinRules, join_tokens
 from mindformers_codellama.text.model_file import MODEL_FILE, open_processor, read_model_file
-from mindformers_codellama.text.padding import as_list, pad_rows, padded_length, to_tensor, truncate_rows
-from mindformers_codellama.text.special import AddedToken, SpecialTokens, give_ids
+from mindformers_codellama.text.padding import as_list, pad_rows, padded_length, require_side, to_tensor, truncate_rows
+from mindformers_codellama.text.special import AddedToken, SpecialTokens, give_ids, require_texts
 from mindformers_codellama.text.write import refuse_existing, write_bytes
 
 INFILLING_MARK = "\u263a"
@@ -39,8 +39,7 @@ class LlamaTokenizer:
         pad_token: padding; None when rows are never padded. A string that is no piece gets the next free id.
         add_bos_token: put `bos_token` before every text.
         add_eos_token: put `eos_token` behind every text.
-        legacy: True as Code Llama and MindFormers: each part between special tokens starts with SentencePiece's implicit space.
-            False: only the text's very start does.
+        legacy: each part between special tokens starts with SentencePiece's implicit space; False: only the text's start.
         padding_side: "right" or "left".
         add_prefix_space: False leaves out the first space; only with `legacy=False`.
         added_tokens: further strings matched as a whole, such as `<step>` of Code Llama 70B Instruct.
@@ -51,7 +50,7 @@ class LlamaTokenizer:
         path, sha256: the model file and the hash of its bytes, the tokenizer's identity in manifests.
 
     Raises:
-        TokenizerError: missing or damaged file.
+        TokenizerError: missing or damaged file, a token that is no string, another padding side.
     """
 
     def __init__(  # noqa: PLR0913 - the surface of transformers and MindFormers
@@ -69,6 +68,8 @@ class LlamaTokenizer:
         add_prefix_space: bool = True,
         added_tokens: Sequence[AddedToken] = (),
     ) -> None:
+        require_texts(unk_token=unk_token, bos_token=bos_token, eos_token=eos_token, pad_token=pad_token or "")
+        require_side(padding_side)
         model = read_model_file(vocab_file)
         self.path = model.path
         self.sha256 = model.sha256
@@ -211,7 +212,7 @@ class LlamaTokenizer:
 
         Args:
             text: a string gives flat lists (a row of one with `return_tensors`), a list of strings gives a list per string.
-            padding: False, True or "longest" (to the longest row), "max_length".
+            padding: False, True or "longest" row, "max_length".
             max_length: ids per row with `truncation` or padding="max_length", special tokens included.
             truncation: drop ids at the text's end beyond `max_length`; bos and eos stay.
             return_tensors: None for lists, "np" or "ms" for int32 `(B, T)`.

@@ -14,6 +14,7 @@ import io
 import json
 import logging
 import os
+import re
 import struct
 import sysconfig
 from collections.abc import Iterable, Iterator
@@ -21,7 +22,7 @@ from pathlib import Path
 
 import sentencepiece
 
-from mindformers_codellama.errors import TokenizerError
+from mindformers_codellama.errors import CodeLlamaError, TokenizerError
 from mindformers_codellama.text.model_file import PIECES, TRAINER_SPEC
 from mindformers_codellama.text.prompts import alpaca_prompt
 from mindformers_codellama.text.wire import field_bytes, field_varint, fields
@@ -32,6 +33,8 @@ CONTROL_PIECE = 3
 """`ModelProto.SentencePiece.Type.CONTROL` of sentencepiece_model.proto."""
 WHITE_SMILING_FACE = "\u263a"
 """Must be one piece: Meta's infilling encoder puts it before the text and cuts it off again."""
+_FIXED_PIECES = 260
+"""256 bytes, three special pieces, and the character above."""
 TINY_VOCAB_SIZE = 2048
 TINY_CORPUS_BYTES = 6_000_000
 CONVERSATION_SYSTEM = (
@@ -68,10 +71,22 @@ def train_tokenizer(lines: Iterable[str], output: Path, *, vocab_size: int, infi
     """
     refuse_existing(output, force=force)  # before the work, not after it
     extra = INFILLING_PIECES if infilling else ()
+    if vocab_size < _FIXED_PIECES + len(extra):
+        raise _too_few(output, vocab_size, _FIXED_PIECES + len(extra))
     model = io.BytesIO()
+    found: list[CodeLlamaError] = []
+
+    def remembered() -> Iterator[str]:
+        """Sentencepiece wraps what its input raises; the error itself is for the person."""
+        try:
+            yield from lines
+        except CodeLlamaError as error:
+            found.append(error)
+            raise
+
     try:
         sentencepiece.SentencePieceTrainer.train(
-            sentence_iterator=iter(lines),
+            sentence_iterator=remembered(),
             model_writer=model,
             model_type="bpe",
             vocab_size=vocab_size - len(extra),
@@ -94,12 +109,32 @@ def train_tokenizer(lines: Iterable[str], output: Path, *, vocab_size: int, infi
             minloglevel=2,
         )
     except (RuntimeError, OSError) as error:
-        raise TokenizerError(
-            output, f"sentencepiece could not train {vocab_size} pieces: {error}", fix="give more text or a smaller --vocab-size."
-        ) from error
+        raise found[0] if found else _explained(output, vocab_size, len(extra), str(error)) from error
     write_bytes(output, append_control_pieces(model.getvalue(), extra, vocab_size), force=force)
     logger.info("wrote %s with %d pieces", output, vocab_size)
     return output
+
+
+def _explained(output: Path, vocab_size: int, extra: int, text: str) -> TokenizerError:
+    """Sentencepiece's reason in our words; its numbers do not count the `extra` pieces we append."""
+    most, least = re.search(r"to a value <= (\d+)", text), re.search(r"required_chars\. -?\d+ vs (\d+)", text)
+    if "sentences_.empty()" in text:
+        return TokenizerError(
+            output, "there is no text to learn from.", fix="give files that hold some; lines over 4192 bytes are left out."
+        )
+    if most:
+        limit = int(most[1]) + extra
+        return TokenizerError(
+            output, f"the text gives at most {limit} pieces, not {vocab_size}.", fix=f"--vocab-size {limit}, or more text."
+        )
+    if least:
+        return _too_few(output, vocab_size, int(least[1]) + extra)
+    return TokenizerError(output, f"sentencepiece could not train {vocab_size} pieces: {text.strip()}", fix="try another --vocab-size.")
+
+
+def _too_few(output: Path, vocab_size: int, least: int) -> TokenizerError:
+    problem = f"{vocab_size} pieces are too few: bytes, characters and special pieces alone are {least}."
+    return TokenizerError(output, problem, fix=f"--vocab-size {least} or more.")
 
 
 def append_control_pieces(model: bytes, pieces: Iterable[str], vocab_size: int) -> bytes:

@@ -30,7 +30,7 @@ def write(path, rows=ROWS, parts=1, columns=("input_ids", "labels"), length=LENG
 
 def manifest_of(**changes):
     values = {"kind": "qa", "files": (), "columns": ("input_ids", "labels"), "seq_length": LENGTH - 1, "rows": ROWS}
-    values |= {"tokenizer_sha256": "0", "vocab_size": 100, "max_token_id": ROWS - 1}
+    values |= {"tokenizer_sha256": "0", "vocab_size": 100, "max_token_id": ROWS - 1, "tokenizer": "my.model"}
     return lambda files, rows: Manifest(**(values | changes))
 
 
@@ -135,9 +135,15 @@ def test_another_row_length_says_what_to_write_with_and_without_a_manifest(tmp_p
 def test_ids_beyond_the_vocabulary_name_tokenizer_and_model(tmp_path, data):
     known = refusal(write(tmp_path / "m.mindrecord", manifest=manifest_of()), vocab_size=20)
     assert isinstance(known, TokenizerError)
-    assert "token id 22, made with a tokenizer of 100, is outside the model's vocabulary of 20: tokenizer and model disagree" in str(known)
+    assert str(known).endswith(
+        "m.mindrecord: holds the token id 22, but the model's vocabulary is 20 (model.model_config.vocab_size): the tokenizer my.model "
+        "(100 pieces) it was made with and the model disagree. Fix: prepare the data with the model's own tokenizer, or use the model "
+        "this tokenizer belongs to."
+    )
     found = refusal(write(tmp_path / "n.mindrecord", top=50), vocab_size=50, drop_remainder=False)
-    assert "token id 50 is outside the model's vocabulary of 50" in str(found)
+    assert "holds the token id 50, but the model's vocabulary is 50 (model.model_config.vocab_size): the tokenizer it was made with" in str(
+        found
+    )
 
 
 def test_missing_columns_empty_and_small_data_are_refused(tmp_path, data):

@@ -155,7 +155,7 @@ def test_bad_records_are_refused_together_and_skipped_with_counts(tmp_path, caps
     message = capsys.readouterr().err
     assert "3 problems:" in message
     assert f"{source}:3: record 2: missing key: 'output'" in message
-    assert f"{source}:5: record 4: not text: output is a JSON int" in message
+    assert f"{source}:5: record 4: not text: output is a number" in message
     assert f"{source}:7: record 6: not JSON" in message
     assert list(tmp_path.iterdir()) == [source], "nothing is left behind"
     assert prepare(tmp_path, "--skip-bad", "--json", source=source) == 0
@@ -175,7 +175,7 @@ def test_the_manifest_holds_what_the_data_was_made_of(tmp_path):
     tokenizer = AutoTokenizer.from_pretrained(TINY)
     rows = read_all(tmp_path / "out.mindrecord", ["input_ids"])
     assert manifest["tokenizer_sha256"] == tokenizer.sha256
-    assert manifest["vocab_size"] == tokenizer.vocab_size
+    assert (manifest["tokenizer"], manifest["vocab_size"]) == (TINY, tokenizer.vocab_size)
     assert manifest["seq_length"] == len(rows[0]["input_ids"]) - 1 == 128
     assert manifest["rows"] == len(rows) == 20
     assert manifest["max_token_id"] == max(max(row["input_ids"]) for row in rows)
@@ -295,6 +295,100 @@ def test_a_full_disk_is_one_clear_line_and_leaves_nothing(tmp_path):
     assert [file.name for file in tmp_path.iterdir()] == ["a.json"]
 
 
+SLOW = """
+import sys, time
+from pathlib import Path
+import numpy as np
+from mindformers_codellama.data.mindrecord import write_rows
+
+def rows():
+    for _ in range(600):
+        yield {"input_ids": np.arange(5, dtype=np.int32)}
+    print("half", flush=True)
+    time.sleep(100)
+
+write_rows(Path(sys.argv[1]), rows(), columns=["input_ids"], description="wiki")
+"""
+
+
+def test_a_killed_run_leaves_no_file_under_the_name_and_the_next_run_tidies_up(tmp_path):
+    def unfinished():
+        return [file for file in tmp_path.iterdir() if file.name.startswith(".x.mindrecord.unfinished-")]
+
+    def write():
+        write_rows(tmp_path / "x.mindrecord", [{"input_ids": np.arange(5, dtype=np.int32)}], columns=["input_ids"], description="wiki")
+
+    (tmp_path / ".x.mindrecord.mine").mkdir()
+    with subprocess.Popen([sys.executable, "-c", SLOW, str(tmp_path / "x.mindrecord")], stdout=subprocess.PIPE, text=True) as child:
+        assert child.stdout is not None
+        assert child.stdout.readline() == "half\n"
+        assert len(unfinished()) == 1
+        write()
+        assert len(unfinished()) == 1, "the folder of a run that is still alive is left alone"
+        child.kill()
+    assert len(unfinished()) == 1
+    for file in tmp_path.glob("x.mindrecord*"):
+        file.unlink()
+    write()
+    assert sorted(file.name for file in tmp_path.iterdir()) == [".x.mindrecord.mine", "x.mindrecord", "x.mindrecord.db"]
+
+
+def test_an_input_is_never_the_output(tmp_path, capsys):
+    source = write_json(tmp_path / "a.mindrecord", alpaca(3))
+    before = source.read_bytes()
+    assert prepare(tmp_path, "--force", source=source, output="a.mindrecord") == 4
+    assert "a.mindrecord: is also an input. Fix: write to another name" in capsys.readouterr().err
+    assert main(["data", "convert", str(source), str(source), "--force"]) == 4
+    assert "a.mindrecord: is the input itself. Fix: write to another name" in capsys.readouterr().err
+    assert source.read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (
+            ["--output", "x.json", "a.json"],
+            "x.json: does not end with .mindrecord: a folder of data would not find it. Fix: write x.json.mind",
+        ),
+        ([], "INPUT: no file was given. Fix: name files of records, or --text SOURCE"),
+        (["."], ".: is a folder, a file is needed. Fix: give one file, or --text FOLDER for plain text"),
+        (["gone.json"], "gone.json: no such file. Fix: check the path"),
+        (["a.json", "--workers", "0"], "--workers: got 0, must be at least 1"),
+        (["--text", "python-stdlib", "--max-bytes", "0"], "--max-bytes: got 0, must be at least 1"),
+        (["a.json", "--format", "chat"], "format: got 'chat'. Fix: write one of auto, alpaca, sharegpt, messages"),
+        (["a.json", "--template", "chat"], "template: 'chat' is not known. Fix: write one of"),
+        (["empty.json"], "empty.json: the file is empty. Fix: give a JSON array"),
+        (["none.json"], "none.json: the dataset is empty: it holds no usable record"),
+        (["bytes.json"], "bytes.json: is not UTF-8 text"),
+    ],
+)
+def test_wrong_words_are_one_line_and_write_nothing(tmp_path, monkeypatch, capsys, words, message):
+    monkeypatch.chdir(tmp_path)
+    write_json(tmp_path / "a.json", alpaca(3))
+    (tmp_path / "empty.json").write_text("")
+    (tmp_path / "none.json").write_text("[]")
+    (tmp_path / "bytes.json").write_bytes(b"\xff\xfe")
+    before = sorted(tmp_path.iterdir())
+    start = ["data", "prepare", "--tokenizer", TINY, "--seq-length", "64", "--output", "x.mindrecord"]
+    assert main([*start, *words]) == 4
+    error = capsys.readouterr().err
+    assert error.startswith(f"codellama: error: {message}")
+    assert error.count("\n") == 1
+    assert sorted(tmp_path.iterdir()) == before
+
+
+def test_after_ten_bad_records_reading_stops_and_says_so(tmp_path, capsys):
+    source = write_json(tmp_path / "a.json", [*alpaca(2), *[{"instruction": "x"}] * 12])
+    assert prepare(tmp_path, source=source) == 4
+    by_prepare = capsys.readouterr().err
+    assert main(["data", "convert", str(source), str(tmp_path / "c.json")]) == 4
+    assert capsys.readouterr().err == by_prepare, "both commands say the same"
+    lines = by_prepare.splitlines()
+    assert lines[0] == "codellama: error: 10 problems:"
+    assert lines[-1].endswith("leave it out with --skip-bad. Reading stopped after 10; later ones are not judged.")
+    assert by_prepare.count("Reading stopped") == 1
+
+
 def test_a_failure_between_rows_leaves_no_file(tmp_path):
     def rows():
         yield {"input_ids": np.arange(5, dtype=np.int32)}
@@ -340,7 +434,8 @@ for record in read_records(source):
 ENCODE = """
 from mindformers_codellama.data.prepare import prepare
 from mindformers_codellama.data.prepare_request import PrepareRequest
-prepare(PrepareRequest(inputs=(source,), output=source, tokenizer="codellama_tiny", seq_length=512, dry_run=True, pack=True))
+output = source.with_suffix(".mindrecord")
+prepare(PrepareRequest(inputs=(source,), output=output, tokenizer="codellama_tiny", seq_length=512, dry_run=True, pack=True))
 """
 MEASURED = """
 import resource, sys

@@ -5,7 +5,7 @@ import json
 
 import pytest
 
-from mindformers_codellama.data.conversation import BadRecord, detect_format, require_format, to_conversation
+from mindformers_codellama.data.conversation import BadRecord, detect_format, json_kind, require_format, to_conversation
 from mindformers_codellama.data.records import read_records
 from mindformers_codellama.errors import DataError
 from mindformers_codellama.text.prompts import alpaca_prompt
@@ -71,7 +71,7 @@ def test_three_forms_are_told_apart_and_others_refused():
     assert detect_format({"messages": []}) == "messages"
     with pytest.raises(DataError, match=r"here: unknown kind of record \(keys \['prompt'\]\). Fix: records are Alpaca"):
         require_format({"prompt": "x"}, "here")
-    with pytest.raises(DataError, match="a JSON int"):
+    with pytest.raises(DataError, match="a number"):
         require_format(3, "here")
 
 
@@ -106,9 +106,27 @@ def test_a_greeting_first_and_a_question_last_are_left_out():
         ({"conversations": [{"from": "human", "value": "x"}]}, "sharegpt", "no answer"),
         ({"conversations": [{"from": "human", "value": "x"}] * 2}, "sharegpt", "roles do not alternate"),
         ({"messages": [{"role": "user", "content": [{"type": "text"}]}]}, "messages", "not text"),
+        (ALPACA, "sharegpt", "another kind of record"),
+        ({"messages": []}, "alpaca", "another kind of record"),
     ],
 )
 def test_a_bad_record_has_a_reason(value, form, reason):
     with pytest.raises(BadRecord) as caught:
         to_conversation(value, form)
     assert caught.value.reason == reason
+    assert str(caught.value).startswith(reason)
+    assert str(caught.value).endswith(".")
+
+
+def test_a_record_of_another_kind_says_which():
+    with pytest.raises(BadRecord, match="another kind of record: this one is messages, but the file is read as sharegpt; keep the kinds"):
+        to_conversation({"messages": []}, "sharegpt")
+    assert to_conversation({"messages": []} | ALPACA, "alpaca") == to_conversation(ALPACA, "alpaca"), "its own keys are enough"
+
+
+@pytest.mark.parametrize(
+    ("value", "kind"),
+    [(None, "null"), (True, "true or false"), ("x", "a text"), (1, "a number"), (1.5, "a number"), ([], "a list"), ({}, "an object")],
+)
+def test_values_are_called_what_json_calls_them(value, kind):
+    assert json_kind(value) == kind

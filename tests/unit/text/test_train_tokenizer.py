@@ -3,6 +3,7 @@ import hashlib
 import pytest
 import sentencepiece
 
+from mindformers_codellama.cli.main import main
 from mindformers_codellama.errors import TokenizerError
 from mindformers_codellama.text.auto import shipped_tokenizer
 from mindformers_codellama.text.tokenizer import LlamaTokenizer
@@ -33,9 +34,19 @@ def test_the_trained_model_has_llamas_settings(tmp_path):
 
 
 def test_too_little_text_and_an_existing_file_are_refused(tmp_path):
-    with pytest.raises(TokenizerError, match=r"a.model: sentencepiece could not train 5000 pieces.*Fix: give more text or a smaller"):
+    with pytest.raises(TokenizerError, match=r"a.model: the text gives at most (\d+) pieces, not 5000. Fix: --vocab-size \1, or") as caught:
         train_tokenizer(LINES, tmp_path / "a.model", vocab_size=5000)
+    most = int(str(caught.value).split("at most ")[1].split()[0])
+    with pytest.raises(TokenizerError, match=r"3 pieces are too few: bytes, characters and special pieces alone are 264"):
+        train_tokenizer(LINES, tmp_path / "a.model", vocab_size=3)
+    with pytest.raises(TokenizerError, match=r"265 pieces are too few: bytes, characters and special pieces alone are (\d+)") as caught:
+        train_tokenizer(LINES, tmp_path / "a.model", vocab_size=265)
+    least = int(str(caught.value).split("alone are ")[1].split(".")[0])
+    with pytest.raises(TokenizerError, match=r"there is no text to learn from"):
+        train_tokenizer([], tmp_path / "a.model", vocab_size=320)
     assert list(tmp_path.iterdir()) == []
+    for size in (least, most):
+        assert LlamaTokenizer(train_tokenizer(LINES, tmp_path / f"{size}.model", vocab_size=size)).vocab_size == size
     train_tokenizer(LINES, tmp_path / "a.model", vocab_size=320)
     with pytest.raises(TokenizerError, match="the file exists"):
         train_tokenizer(LINES, tmp_path / "a.model", vocab_size=320)
@@ -69,3 +80,11 @@ def test_the_shipped_instructions_are_cheap_to_encode():
     tokenizer = LlamaTokenizer(shipped_tokenizer())
     text = "def add(a, b):\n    return a + b"
     assert len(tokenizer.encode(text)) <= len(text) // 2
+
+
+def test_a_file_that_cannot_be_read_while_training_is_named(tmp_path, capsys):
+    (tmp_path / "a.txt").write_text("def add(a, b):\n" * 50)
+    (tmp_path / "b.txt").write_bytes(b"caf\xe9\n")
+    assert main(["train-tokenizer", "--input", str(tmp_path), "--output", str(tmp_path / "t.model"), "--vocab-size", "300"]) == 5
+    assert capsys.readouterr().err.startswith(f"codellama: error: {tmp_path / 'b.txt'}: cannot be read as UTF-8 text")
+    assert not (tmp_path / "t.model").exists()
