@@ -9,8 +9,9 @@ import sys
 import textwrap
 from pathlib import Path
 
-from mindformers_codellama.errors import CodeLlamaError
-from mindformers_codellama.pipelines.open_model import open_model
+from mindformers_codellama.errors import CodeLlamaError, DataError
+from mindformers_codellama.generation.result import GenerationResult
+from mindformers_codellama.pipelines.open_model import OpenedModel, open_model
 from mindformers_codellama.pipelines.text_generation import TextGenerationPipeline
 from mindformers_codellama.text.chat import Message, chat_ids
 
@@ -18,18 +19,30 @@ from mindformers_codellama.text.chat import Message, chat_ids
 def ask(args: argparse.Namespace) -> int:
     """Print every question with its answer; 0 when at least `--at-least` answers equal the expected ones."""
     records = json.loads(Path(args.data).read_text(encoding="utf-8"))[: args.first]
-    records = [record for record in records if record["output"]][:: max(1, len(records) // args.count)][: args.count]
     opened = open_model(args.config, load_checkpoint=args.load_checkpoint, tokenizer=args.tokenizer, overrides=args.set)
-    prompts = [
-        chat_ids(opened.tokenizer, [Message("user", r["instruction"])], args.prompt_style, input_text=r.get("input", "")) for r in records
-    ]
-    room = opened.model.config.seq_length - max(map(len, prompts))
-    config = opened.generation.updated(max_new_tokens=min(args.max_new_tokens, room), eos_token_id=opened.tokenizer.eos_token_id)
-    pipe = TextGenerationPipeline(opened.model, opened.tokenizer, batch_size=len(prompts))
-    result = pipe.run(prompts, config)
+    room = opened.model.config.seq_length
 
+    questions = []  # (record, prompt ids) of records that fitted into a training row
+    for record in records:
+        message = Message("user", record["instruction"])
+        prompt = chat_ids(opened.tokenizer, [message], args.prompt_style, input_text=record.get("input", ""))
+        answer_length = len(opened.tokenizer.encode_pieces(record["output"], bos=False, eos=True))
+        if record["output"] and len(prompt) + answer_length <= room:
+            questions.append((record, prompt))
+    questions = questions[:: max(1, len(questions) // args.count)][: args.count]
+    if not questions:
+        raise DataError(args.data, f"no answer of the first {len(records)} records fits into {room} tokens.", fix="look at more: --first.")
+
+    config = opened.generation.updated(max_length=room, eos_token_id=opened.tokenizer.eos_token_id)
+    pipe = TextGenerationPipeline(opened.model, opened.tokenizer, batch_size=len(questions))
+    result = pipe.run([prompt for _, prompt in questions], config)
+    return show(opened, questions, result, at_least=args.at_least)
+
+
+def show(opened: OpenedModel, questions: list[tuple[dict[str, str], list[int]]], result: GenerationResult, *, at_least: int) -> int:
+    """Print the answers, and how many equal the expected ones."""
     right = 0
-    for record, prompt, ids in zip(records, prompts, result.ids, strict=True):
+    for (record, prompt), ids in zip(questions, result.ids, strict=True):
         answer = opened.tokenizer.decode(ids[len(prompt) :], skip_special_tokens=True).strip()
         same = answer == record["output"].strip()
         right += same
@@ -37,8 +50,8 @@ def ask(args: argparse.Namespace) -> int:
         print(textwrap.indent(answer, "       | "))
         if not same:
             print(textwrap.indent(record["output"].strip(), "       expected | "))
-    print(f"\n{right} of {len(records)} answers equal the ones it was trained on, to the letter.")
-    return 0 if right >= args.at_least else 1
+    print(f"\n{right} of {len(questions)} answers equal the ones it was trained on, to the letter.")
+    return 0 if right >= at_least else 1
 
 
 if __name__ == "__main__":
@@ -51,7 +64,6 @@ if __name__ == "__main__":
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="set a key of the YAML file; may be repeated")
     parser.add_argument("--count", type=int, default=6, help="questions asked, spread over the records")
     parser.add_argument("--first", type=int, default=10**9, help="look at the first N records only")
-    parser.add_argument("--max-new-tokens", type=int, default=96)
     parser.add_argument("--at-least", type=int, default=0, help="exit with 1 when fewer answers are right")
     try:
         sys.exit(ask(parser.parse_args()))
