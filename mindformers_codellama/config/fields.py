@@ -1,8 +1,8 @@
 """How a section of the configuration declares a key: default, allowed values, range, other spellings.
 
 A section is a frozen dataclass with a docstring under each field; `key(...)` holds what the type
-cannot say. `field_findings` is called at birth, so a section built in Python is checked exactly
-as one read from YAML is.
+cannot say. `field_findings` is called at birth, so ranges and choices hold for a section built in
+Python as for one read from YAML; types are checked when YAML is read, and by mypy in Python.
 """
 
 from __future__ import annotations

@@ -39,9 +39,10 @@ def str2bool(text: str | bool) -> bool:
     """
     if isinstance(text, bool):
         return text
-    if text.lower() in TRUE_WORDS:
+    word = str(text).lower()
+    if word in TRUE_WORDS:
         return True
-    if text.lower() in FALSE_WORDS:
+    if word in FALSE_WORDS:
         return False
     raise ConfigError("argument", f"got {text!r}.", fix="True or False.")
 

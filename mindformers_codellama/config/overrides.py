@@ -20,7 +20,7 @@ from mindformers_codellama.config.sections import RunConfig
 from mindformers_codellama.config.sections_callbacks import CALLBACK_TYPES
 from mindformers_codellama.config.sections_training import DynamicLossScale
 from mindformers_codellama.config.yaml_source import KeyPath, Source, parse_value
-from mindformers_codellama.errors import ConfigError
+from mindformers_codellama.errors import ConfigError, raise_all
 
 RUN_MINDFORMER_FLAGS: Mapping[str, tuple[str, ...]] = {
     "mode": ("context.mode",),
@@ -63,14 +63,19 @@ def apply_overrides(source: Source, overrides: Sequence[str]) -> None:
     (`callbacks.CheckpointMonitor.prefix`).
 
     Raises:
-        ConfigError: a text without `=`, an unknown key, or a value that is not YAML.
+        ConfigError: a text without `=`, an unknown key, or a value that is not YAML; `Findings` when there are several.
     """
-    for text in overrides:
+    found: list[ConfigError] = []
+    for text in [overrides] if isinstance(overrides, str) else overrides:
         name, equals, value = text.partition("=")
         name = name.strip()
-        if not equals or not name:
-            raise ConfigError(f"--set {text}", "is not key=value.", fix="e.g. --set runner_config.epochs=3.")
-        set_value(source, name, value)
+        try:
+            if not equals or not name:
+                raise ConfigError(f"--set {text}", "is not key=value.", fix="e.g. --set runner_config.epochs=3.")
+            set_value(source, name, value)
+        except ConfigError as error:
+            found.append(error)
+    raise_all(found)
 
 
 def set_value(source: Source, name: str, value: str) -> None:

@@ -4,7 +4,7 @@ import pytest
 
 from mindformers_codellama.config.overrides import RUN_MINDFORMER_FLAGS
 from mindformers_codellama.config.read import read_run
-from mindformers_codellama.errors import ConfigError
+from mindformers_codellama.errors import ConfigError, Findings
 
 FILE = "callbacks:\n  - type: MFLossMonitor\n  - type: CheckpointMointor\n    prefix: a\n"
 
@@ -70,6 +70,12 @@ def test_later_overrides_win_over_earlier_ones_and_over_the_file(write):
 def test_a_wrong_override_is_refused_by_name(write, override, message):
     with pytest.raises(ConfigError, match=message):
         read_run(write("seed: 5\n" + FILE), overrides=[override])
+
+
+def test_all_wrong_overrides_come_at_once(write):
+    with pytest.raises(Findings) as caught:
+        read_run(write(FILE), overrides=["sead=3", "seed", "optimizer.eps=1e-6", "runner_config.epoch=1"])
+    assert [error.where for error in caught.value] == ["--set sead", "--set seed", "--set runner_config.epoch"]
 
 
 @pytest.mark.parametrize("name", ["train_dataset", "train_dataset_task.dataset_config"])
