@@ -64,7 +64,7 @@ size=()
 pretrain_rows=1600 finetune_rows=60 epochs=28 at_least=4
 [ "$own_data" = no ] || at_least=0 # how well other answers are learned is not known beforehand
 if [ "$vocabulary" -gt 4096 ]; then # the output head of a large vocabulary is most of the work
-    pretrain_rows=240 finetune_rows=12 epochs=100
+    pretrain_rows=240 finetune_rows=12 epochs=60
 fi
 
 step "1 of 5: the Python standard library as training text"
