@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import argparse
-import signal
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib import import_module
-from types import FrameType
 from typing import TYPE_CHECKING
 
 from mindformers_codellama.cli.generation_options import add_generation_arguments, add_model_arguments, generation_options, open_from
+from mindformers_codellama.cli.interrupts import stopping_on_interrupt
 from mindformers_codellama.errors import CodeLlamaError
 
 if TYPE_CHECKING:
@@ -76,6 +73,8 @@ class Terminal:
             except EOFError:
                 return 0
             except KeyboardInterrupt:
+                if not interactive:
+                    raise
                 print("\n/exit or Ctrl-D ends the conversation.", file=sys.stderr)
                 continue
             if line.startswith("/"):
@@ -135,20 +134,3 @@ def read_turn(prompt: str) -> str:
         lines[-1] = lines[-1][:-1]
         lines.append(input("...> " if prompt else ""))
     return "\n".join(lines)
-
-
-@contextmanager
-def stopping_on_interrupt() -> Iterator[Callable[[], bool]]:
-    """While open, Ctrl-C asks the answer to stop; a second one is a KeyboardInterrupt."""
-    asked: list[bool] = []
-
-    def handle(number: int, frame: FrameType | None) -> None:
-        if asked:
-            raise KeyboardInterrupt
-        asked.append(True)
-
-    before = signal.signal(signal.SIGINT, handle)
-    try:
-        yield lambda: bool(asked)
-    finally:
-        signal.signal(signal.SIGINT, before)

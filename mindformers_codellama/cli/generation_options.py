@@ -34,7 +34,7 @@ def add_model_arguments(parser: argparse.ArgumentParser) -> None:
         "--seq-length",
         type=int,
         metavar="N",
-        help="positions for prompt and answer together; default: what the model says, 4096 for a directory",
+        help="positions for prompt and answer together; default: what the model says",
     )
     group.add_argument(
         "--dtype", choices=("float32", "float16", "bfloat16"), help="type of weights and products; default: the configuration's"
@@ -80,6 +80,8 @@ def generation_options(arguments: argparse.Namespace, *, sampling: bool) -> dict
     idle = [f"--{name.replace('_', '-')}" for name in SAMPLING if name in given]
     if idle and not given.get("do_sample", sampling):
         logger.warning("%s has no effect without --do-sample.", ", ".join(idle))
+    if given.get("do_sample") and given.get("num_beams", 1) > 1:
+        logger.warning("--do-sample has no effect with --num-beams: beam search does not draw.")
     return given
 
 

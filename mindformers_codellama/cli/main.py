@@ -10,13 +10,13 @@ import argparse
 import contextlib
 import logging
 import os
-import signal
 import sys
 from collections.abc import Mapping, Sequence
 from importlib import import_module
 from importlib.util import find_spec
 
 from mindformers_codellama import __version__
+from mindformers_codellama.cli.interrupts import EXIT_CODE, STOPPED, interruptible
 from mindformers_codellama.errors import CodeLlamaError, EnvironmentFault
 
 COMMANDS: Mapping[str, tuple[str, str]] = {
@@ -78,7 +78,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     words = list(sys.argv[1:] if argv is None else argv)
     try:
-        code = _run(words)
+        with interruptible():
+            code = _run(words)
         sys.stdout.flush()  # here, where a full disk or a closed pipe can still be told
         return code
     except CodeLlamaError as error:
@@ -87,11 +88,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"codellama: error: {error}", file=sys.stderr)
         return error.exit_code
     except KeyboardInterrupt:
-        print("codellama: stopped.", file=sys.stderr)
-        return 130
+        print(STOPPED, file=sys.stderr)
+        return EXIT_CODE
     except BrokenPipeError:
         _drop_output()
-        return 128 + signal.SIGPIPE  # as shells report any program that a closed pipe ends
+        return 141  # 128 + SIGPIPE, as shells report any program that a closed pipe ends
     except OSError as error:
         if os.environ.get("CODELLAMA_TRACEBACK"):
             raise

@@ -131,7 +131,7 @@ def prompts_from(arguments: argparse.Namespace) -> list[str]:
     Raises:
         ConfigError: none, or an unknown option among them.
     """
-    from mindformers_codellama.pipelines.prompt_files import read_prompts, read_stdin
+    from mindformers_codellama.pipelines.prompt_files import decode_newlines, read_prompts, read_stdin
 
     for word in arguments.others:
         if word.startswith("-") and word != "-":
@@ -141,7 +141,7 @@ def prompts_from(arguments: argparse.Namespace) -> list[str]:
     words = [*arguments.prompts, *arguments.others]
     data = list(arguments.predict_data)
     if len(words) + len(data) == 1 and not arguments.keep_backslashes:
-        words, data = [unescape(word) for word in words], [entry if Path(entry).exists() else unescape(entry) for entry in data]
+        words, data = [unescape(word) for word in words], decode_newlines(data)
     prompts = [read_stdin() if word == "-" else word for word in words] + read_prompts(data)
     if not prompts:
         raise ConfigError("prompts", "there is nothing to predict.", fix='give a prompt: codellama predict CONFIG "def add(a, b):"')
@@ -150,7 +150,7 @@ def prompts_from(arguments: argparse.Namespace) -> list[str]:
 
 def answer(opened: OpenedModel, request: Request, options: dict[str, Any]) -> int:
     """Generate and show."""
-    from mindformers_codellama.pipelines.text_generation import TextGenerationPipeline
+    from mindformers_codellama.pipelines.text_generation import OUTPUT_KEY, TextGenerationPipeline
     from mindformers_codellama.text.chat import Message, chat_ids, chat_style, style_stop_ids
 
     system = [Message("system", request.system)] if request.system else []
@@ -165,18 +165,17 @@ def answer(opened: OpenedModel, request: Request, options: dict[str, Any]) -> in
     pipe = TextGenerationPipeline(opened.model, opened.tokenizer, batch_size=request.batch_size)
     printer = Printer(request)
     result = printer.generate(pipe, prompts, config)
-    results = [{"text_generation_text": [pipe.whole_text(result, row)]} for row in range(len(result.ids))]
-    printer.show(result, results)
     print(f"{result.stats}", file=sys.stderr)
     if request.output is not None:
         if request.keep_older:
             move_aside(request.output)
+        results = [{OUTPUT_KEY: [pipe.whole_text(result, row)]} for row in range(len(result.ids))]
         write_results(request.output, results, force=request.force)
     return 0
 
 
 class Printer:
-    """Shows answers: as they come, whole, or as JSON."""
+    """Shows answers: as they come, whole, or as JSON; each batch when it is done, so that nothing is lost when a later one fails."""
 
     def __init__(self, request: Request) -> None:
         self.request = request
@@ -191,14 +190,20 @@ class Printer:
         if config.num_beams > 1:
             self.streams = False
         if self.streams:
-            result: GenerationResult = pipe.run(
-                prompts, config, batch_size=1, listeners=Listeners(on_text=self.on_text), after_batch=self.after
-            )
+            listeners = Listeners(on_text=self.on_text)
+            result: GenerationResult = pipe.run(prompts, config, batch_size=1, listeners=listeners, after_batch=self.end_stream)
             return result
         from tqdm import tqdm
 
         with tqdm(total=len(prompts), unit="prompt", disable=len(prompts) == 1 or not sys.stderr.isatty()) as bar:
-            result = pipe.run(prompts, config, after_batch=lambda done: bar.update(done - bar.n))
+
+            def show(batch: GenerationResult, first: int) -> None:
+                for row in range(len(batch.ids)):
+                    tqdm.write(self.whole(pipe, batch, row, first + row))
+                sys.stdout.flush()
+                bar.update(len(batch.ids))
+
+            result = pipe.run(prompts, config, after_batch=show)
         return result
 
     def head(self, row: int) -> str:
@@ -220,30 +225,29 @@ class Printer:
         sys.stdout.write(piece)
         sys.stdout.flush()
 
-    def after(self, done: int) -> None:
+    def end_stream(self, batch: GenerationResult, row: int) -> None:
         """End an answer; one that was empty still has its head."""
-        if self.current != done - 1:
-            self.on_text(done - 1, "")
+        if self.current != row:
+            self.on_text(row, "")
         sys.stdout.write("\n")
         sys.stdout.flush()
 
-    def show(self, result: GenerationResult, results: list[dict[str, list[str]]]) -> None:
-        """Write what was not streamed."""
-        assert result.texts is not None
-        for row, text in enumerate(result.texts):
-            if self.request.as_json:
-                record = {
-                    "index": row,
-                    "prompt": self.request.prompts[row],
-                    "answer": text,
-                    **results[row],
-                    "finish_reason": result.finish_reasons[row],
-                    "prompt_tokens": result.prompt_lengths[row],
-                    "new_tokens": len(result.new_ids(row)),
-                }
-                print(json.dumps(record, ensure_ascii=False))
-            elif not self.streams:
-                print(self.head(row) + (text if self.request.style == "completion" else text.lstrip(" ")))
+    def whole(self, pipe: Any, batch: GenerationResult, row: int, number: int) -> str:
+        """A complete answer: row `row` of its batch, prompt `number` of the request."""
+        assert batch.texts is not None
+        text = batch.texts[row]
+        if not self.request.as_json:
+            return self.head(number) + (text if self.request.style == "completion" else text.lstrip(" "))
+        record = {
+            "index": number,
+            "prompt": self.request.prompts[number],
+            "answer": text,
+            "text_generation_text": [pipe.whole_text(batch, row)],
+            "finish_reason": batch.finish_reasons[row],
+            "prompt_tokens": batch.prompt_lengths[row],
+            "new_tokens": len(batch.new_ids(row)),
+        }
+        return json.dumps(record, ensure_ascii=False)
 
 
 def check_output(path: Path | None, *, force: bool) -> None:

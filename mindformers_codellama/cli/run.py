@@ -17,6 +17,7 @@ from typing import Any
 from mindformers_codellama.config.overrides import RUN_MINDFORMER_FLAGS
 from mindformers_codellama.config.read import read_run
 from mindformers_codellama.errors import ConfigError
+from mindformers_codellama.pipelines.prompt_files import decode_newlines
 
 logger = logging.getLogger(__name__)
 
@@ -77,13 +78,6 @@ def overrides_from(arguments: argparse.Namespace) -> list[str]:
         text = json.dumps(decode_newlines(value)) if isinstance(value, list) else value  # a JSON list is a YAML list
         found.extend(f"{key}={text.strip()}" for key in keys)
     return [*found, *arguments.options, *dotted_overrides(arguments.others)]
-
-
-def decode_newlines(texts: Sequence[str]) -> list[str]:
-    r"""A single text with literal `\n` turned into new lines, as shells pass them; files are left alone."""
-    if len(texts) == 1 and not Path(texts[0]).exists():
-        return [texts[0].replace("\\n", "\n").replace("\\t", "\t")]
-    return list(texts)
 
 
 def dotted_overrides(words: Sequence[str]) -> list[str]:

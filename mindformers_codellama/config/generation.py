@@ -5,8 +5,9 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from numbers import Integral, Real
 from typing import Any
 
 from mindformers_codellama.errors import CodeLlamaError, GenerationError, raise_all
@@ -17,6 +18,24 @@ OPTION_NAMES: Mapping[str, str] = {
     "stop": "stop_strings",
 }
 """MindFormers' and other spellings of an option, and the field that holds it."""
+
+
+def _is_bool(value: object) -> bool:
+    return type(value).__name__ in ("bool", "bool_")  # numpy's too
+
+
+def _is_whole(value: object) -> bool:
+    return isinstance(value, Integral) and not _is_bool(value)
+
+
+KINDS: Mapping[str, tuple[Callable[[Any], bool], str]] = {
+    "bool": (_is_bool, "True or False"),
+    "int": (_is_whole, "a whole number"),
+    "float": (lambda value: isinstance(value, Real) and not _is_bool(value), "a number"),
+    "tuple[int, ...]": (lambda value: all(map(_is_whole, value)), "token ids"),
+    "tuple[str, ...]": (lambda value: all(isinstance(text, str) for text in value), "texts"),
+}
+"""Annotation of a field to the check of its values and their name in messages."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,6 +82,7 @@ class GenerationConfig:
     """Keep keys and values of past positions; False recomputes them. The tokens are the same."""
 
     def __post_init__(self) -> None:
+        raise_all(self._wrong_types())
         raise_all(self._findings())
 
     @property
@@ -93,6 +113,18 @@ class GenerationConfig:
             changes["max_new_tokens"] = None  # a length asked for now wins over one from the model's configuration
         return dataclasses.replace(self, **changes)
 
+    def _wrong_types(self) -> list[CodeLlamaError]:
+        found: list[CodeLlamaError] = []
+        for field in dataclasses.fields(self):
+            value = getattr(self, field.name)
+            kind = str(field.type)
+            if value is None and kind.endswith("| None"):
+                continue
+            holds, words = KINDS[kind.removesuffix(" | None")]
+            if not holds(value):
+                found.append(GenerationError(field.name, f"got {value!r}, must be {words}."))
+        return found
+
     def _findings(self) -> list[CodeLlamaError]:
         draw = "for the most likely token write do_sample False."
         rules = (
@@ -120,8 +152,6 @@ class GenerationConfig:
 
 def _as_field(field: str, value: Any) -> Any:
     """Lists and single values in the form the field holds."""
-    if field == "eos_token_ids":
-        return (value,) if isinstance(value, int) else tuple(value)
-    if field == "stop_strings":
-        return (value,) if isinstance(value, str) else tuple(value)
+    if field in ("eos_token_ids", "stop_strings"):
+        return tuple(value) if isinstance(value, Iterable) and not isinstance(value, str) else (value,)
     return value

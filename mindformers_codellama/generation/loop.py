@@ -10,7 +10,7 @@ import numpy as np
 from mindformers_codellama.config.generation import GenerationConfig
 from mindformers_codellama.errors import GenerationError
 from mindformers_codellama.generation.beam import search_beams
-from mindformers_codellama.generation.prompts import TokenRows, check_prompts, right_pad
+from mindformers_codellama.generation.prompts import TokenRows, check_prompts, right_pad, warn_of_cuts
 from mindformers_codellama.generation.protocol import Bools, Decoder, Floats, Int32, OnText, Streamer
 from mindformers_codellama.generation.result import Clock, GenerationResult
 from mindformers_codellama.generation.sampling import check_logits, pick, process, row_generator, seen_tokens
@@ -94,7 +94,9 @@ def generate(
     Returns:
         One int32 array per prompt: prompt and new tokens, the end token included.
     """
-    return generate_rows(decoder, prompts, config, tokenizer=tokenizer, listeners=Listeners(streamer=streamer)).ids
+    result = generate_rows(decoder, prompts, config, tokenizer=tokenizer, listeners=Listeners(streamer=streamer))
+    warn_of_cuts(result.prompt_lengths, decoder, config)
+    return result.ids
 
 
 def generate_rows(

@@ -40,11 +40,8 @@ def check_prompts(
     rows = [[int(token) for token in row] or [config.bos_token_id] for row in prompts]
     findings: list[CodeLlamaError] = []
     limits = []
-    wanted_most = 0
     for number, ids in enumerate(rows, first_row):
-        wanted = config.max_length if config.max_new_tokens is None else len(ids) + config.max_new_tokens
-        wanted_most = max(wanted_most, wanted)
-        limit = min(wanted, decoder.max_length)
+        limit = min(_wanted(len(ids), config), decoder.max_length)
         limits.append(limit)
         outside = [token for token in ids if not 0 <= token < decoder.vocab_size]
         if outside:
@@ -65,9 +62,19 @@ def check_prompts(
                 GenerationError(f"prompt {number}", f"has {len(ids)} tokens, {name} is {limit}: no room for an answer.", fix=fix)
             )
     raise_all(findings)
-    if wanted_most > decoder.max_length:
-        logger.warning("length %d asked for, the model has %d positions: answers end there.", wanted_most, decoder.max_length)
     return rows, limits
+
+
+def warn_of_cuts(prompt_lengths: Sequence[int], decoder: Decoder, config: GenerationConfig) -> None:
+    """Say when more was asked for than the model has room for."""
+    wanted = max((_wanted(length, config) for length in prompt_lengths), default=0)
+    if wanted > decoder.max_length:
+        logger.warning("length %d asked for, the model has %d positions: answers end there.", wanted, decoder.max_length)
+
+
+def _wanted(prompt_length: int, config: GenerationConfig) -> int:
+    """Length of prompt plus answer that is asked for."""
+    return config.max_length if config.max_new_tokens is None else prompt_length + config.max_new_tokens
 
 
 def right_pad(rows: Sequence[Sequence[int]], pad_token_id: int) -> tuple[Int32, Int32]:

@@ -155,6 +155,9 @@ def token_rows(input_ids: Any) -> list[NDArray[np.int64]]:
     """
     if isinstance(input_ids, ms.Tensor):
         input_ids = input_ids.asnumpy()
+    if not isinstance(input_ids, (Sequence, np.ndarray)) or (isinstance(input_ids, np.ndarray) and not input_ids.ndim):
+        problem = f"must be rows of token ids, got {type(input_ids).__name__}."
+        raise GenerationError("input_ids", problem, fix="give lists of token ids, from tokenizer(text)['input_ids'].")
     rows = [input_ids] if len(input_ids) and np.ndim(input_ids[0]) == 0 else input_ids
     arrays = [np.asarray(row.asnumpy() if isinstance(row, ms.Tensor) else row) for row in rows]
     for number, array in enumerate(arrays):

@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 
 import mindformers_codellama
-from mindformers_codellama.cli.chat import stopping_on_interrupt
+import mindformers_codellama.pipelines.text_generation
+from mindformers_codellama.cli.interrupts import stopping_on_interrupt
 from mindformers_codellama.cli.main import main
 from mindformers_codellama.errors import CodeLlamaError, ConfigError, GenerationError, TokenizerError
 from mindformers_codellama.pipelines.open_model import open_model
@@ -196,6 +197,28 @@ def test_predict_writes_json_lines_and_the_result_file_of_mindformers(reuse, fol
     assert output.read_text(encoding="utf-8") == str([{"text_generation_text": [text]} for text in expected])
 
 
+def test_all_prompts_are_looked_at_before_the_first_is_answered(reuse, folder, capsys):
+    assert predict(folder, "a", "b", "x" * 900, "y" * 900, "--json") == 6
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert "prompt 2: has" in err
+    assert "prompt 3: has" in err
+
+
+def test_answers_that_are_done_are_not_lost_when_a_later_batch_fails(reuse, folder, capsys, monkeypatch):
+    name = "mindformers_codellama.pipelines.text_generation.generate_rows"
+    real = mindformers_codellama.pipelines.text_generation.generate_rows
+
+    def fail_later(*arguments, first_row, **options):
+        if first_row:
+            raise KeyboardInterrupt
+        return real(*arguments, first_row=first_row, **options)
+
+    monkeypatch.setattr(name, fail_later)
+    assert predict(folder, *PROMPTS, "--json", "--batch-size", "2") == 130
+    assert [json.loads(line)["prompt"] for line in capsys.readouterr().out.splitlines()] == PROMPTS[:2]
+
+
 def test_an_existing_result_file_is_refused_before_anything_is_computed(reuse, folder, capsys, tmp_path):
     output = tmp_path / "result.txt"
     output.write_text("mine", encoding="utf-8")
@@ -241,6 +264,8 @@ def test_run_with_mindformers_flags_predicts_and_keeps_an_older_result(folder, e
         (["a", "--no-such-option"], "--no-such-option: is not an option of predict"),
         (["a", "--set", "seed=1"], "sets keys of a YAML file"),
         (["x" * 900], "tokens, the model's length is 256: no room for an answer"),
+        (["--predict-data", "x " * 900], "tokens, the model's length is 256: no room for an answer"),
+        (["a", "--predict-data", "gone.txt"], "gone.txt: does not exist"),
         (["a", "--temperature", "0"], "temperature: got 0.0, must be above 0"),
         (["a [/INST]", "--prompt-style", "llama2"], "special tag [/INST] is not allowed"),
         (["a", "--input", "b"], "the prompt style completion has no input"),
@@ -258,6 +283,8 @@ def test_wrong_uses_of_predict_end_with_one_clear_line(reuse, folder, capsys, wo
 def test_sampling_options_without_do_sample_are_pointed_out(reuse, folder, caplog, capsys):
     predict(folder, "a", "--top-p", "0.5")
     assert "--top-p has no effect without --do-sample" in capsys.readouterr().err + caplog.text
+    predict(folder, "a", "--do-sample", "--num-beams", "2")
+    assert "--do-sample has no effect with --num-beams" in capsys.readouterr().err + caplog.text
 
 
 def test_random_weights_are_pointed_out(capsys, caplog):

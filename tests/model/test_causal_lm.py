@@ -102,6 +102,9 @@ def test_what_is_no_row_of_ids_is_refused(model):
         model.generate([[5.5, 6.0]])
     with pytest.raises(GenerationError, match="must be a row of whole numbers"):
         model.generate(["text"])
+    for wrong in ({"input_ids": [5]}, 5, None, np.int32(5), np.array(5)):
+        with pytest.raises(GenerationError, match="input_ids: must be rows of token ids"):
+            model.generate(wrong)
     with pytest.raises(TokenizerError, match="token id 97"):
         model.generate([[97]])
 

@@ -1,5 +1,6 @@
 """Generation options: ranges, spellings, and how later ones win."""
 
+import numpy as np
 import pytest
 
 from mindformers_codellama.config.generation import GenerationConfig
@@ -23,12 +24,27 @@ from mindformers_codellama.errors import Findings, GenerationError
         ({"pad_token_id": -1}, "pad_token_id: got -1"),
         ({"stop_strings": ("",)}, "stop_strings: got"),
         ({"seed": -1}, "seed: got -1"),
+        ({"max_new_tokens": "3"}, "max_new_tokens: got '3', must be a whole number."),
+        ({"max_new_tokens": 2.5}, "max_new_tokens: got 2.5, must be a whole number."),
+        ({"top_k": True}, "top_k: got True, must be a whole number."),
+        ({"temperature": "hot"}, "temperature: got 'hot', must be a number."),
+        ({"do_sample": "False"}, "do_sample: got 'False', must be True or False."),
+        ({"eos_token_ids": (2, "x")}, "eos_token_ids: got (2, 'x'), must be token ids."),
+        ({"stop_strings": (1,)}, "stop_strings: got (1,), must be texts."),
     ],
 )
 def test_a_value_out_of_range_is_refused_at_birth(options, message):
     with pytest.raises(GenerationError) as caught:
         GenerationConfig(**options)
     assert str(caught.value).startswith(message)
+
+
+def test_numbers_of_numpy_are_numbers():
+    config = GenerationConfig().updated(
+        top_k=np.int32(3), temperature=np.float32(0.5), do_sample=np.bool_(True), eos_token_id=np.array([2, 5])
+    )
+    assert (config.top_k, config.eos_token_ids) == (3, (2, 5))
+    assert GenerationConfig().updated(eos_token_id=np.int64(7)).eos_token_ids == (7,)
 
 
 def test_several_wrong_values_come_together():

@@ -1,7 +1,9 @@
+import io
+
 import pytest
 
 from mindformers_codellama.errors import DataError, Findings
-from mindformers_codellama.pipelines.prompt_files import read_prompts
+from mindformers_codellama.pipelines.prompt_files import decode_newlines, read_prompts, read_stdin
 
 
 def test_texts_stay_texts_and_files_give_a_prompt_per_line(tmp_path):
@@ -44,3 +46,21 @@ def test_bad_files_are_reported_all_at_once(tmp_path):
         assert part in text
     with pytest.raises(DataError, match="holds no .txt or .jsonl file"):
         read_prompts([str(tmp_path / "sub")])
+    with pytest.raises(Findings, match=r"(?s)gone\.txt: does not exist.*empty\.txt: holds no prompt"):
+        read_prompts([str(tmp_path / "gone.txt"), str(tmp_path / "empty.txt")])
+    assert read_prompts(["write notes.txt"]) == ["write notes.txt"]
+
+
+def test_newlines_written_out_are_decoded_in_one_text_of_any_length_but_not_in_names(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / r"a\nb").write_text("prompt", encoding="utf-8")
+    assert decode_newlines([r"a\nb"]) == [r"a\nb"]
+    assert decode_newlines(["x" * 5000 + r"\n"]) == ["x" * 5000 + "\n"]
+    assert decode_newlines([r"a\n", r"b\n"]) == [r"a\n", r"b\n"]
+
+
+@pytest.mark.parametrize("errors", ["strict", "surrogateescape"])
+def test_standard_input_that_is_no_text_is_refused(monkeypatch, errors):
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(b"ab\xff"), encoding="utf-8", errors=errors))
+    with pytest.raises(DataError, match="standard input: is not UTF-8 text"):
+        read_stdin()
