@@ -18,6 +18,8 @@ from mindformers_codellama.errors import ConfigError
 
 KeyPath = tuple[str | int, ...]
 BASE_KEY = "base_config"
+MOST_VALUES = 100_000
+"""A real configuration has a few hundred; nested aliases can stand for billions."""
 EXPONENT_FLOAT = re.compile(r"^[-+]?(?:[0-9][0-9_]*(?:\.[0-9_]*)?|\.[0-9_]+)[eE][-+]?[0-9]+$")
 
 
@@ -152,6 +154,8 @@ def _read_one(file: Path) -> Source:
         values = loader.construct_document(node)
     except yaml.YAMLError as error:
         raise _not_yaml(error, file, text) from error
+    except RecursionError as error:
+        raise ConfigError(file, "is nested too deeply.", fix="a configuration has about five levels.") from error
     finally:
         if loader is not None:
             loader.dispose()
@@ -159,6 +163,9 @@ def _read_one(file: Path) -> Source:
     seen: dict[int, KeyPath] = {}
     for path, line, child in _walk(node, (), (id(node),), file):
         source.places[path] = f"{file}:{line}"
+        if len(source.places) > MOST_VALUES:
+            problem = f"its aliases write out more than {MOST_VALUES} values."
+            raise ConfigError(f"{file}:{line}", problem, fix="use fewer aliases of sections that hold aliases.")
         first = seen.setdefault(id(child), path)
         if first != path and not isinstance(child, yaml.ScalarNode):
             source.aliases[path] = first
