@@ -16,6 +16,7 @@ from mindformers_codellama.data.records import Refused, sha256_of
 from mindformers_codellama.data.rows import Row
 from mindformers_codellama.data.tally import Tally
 from mindformers_codellama.errors import DataError
+from mindformers_codellama.text.tokenizer import LlamaTokenizer
 
 
 @dataclass(frozen=True)
@@ -44,54 +45,55 @@ def prepare(request: PrepareRequest) -> PrepareReport:
     tokenizer = open_tokenizer(request.tokenizer)
     hashes = [sha256_of(path) for path in request.inputs]
     tally = Tally(skip_bad=request.skip_bad)
-
-    def manifest(files: Sequence[Path], rows: int) -> Manifest:
-        sources = [
-            Source(name=path.name, sha256=digest, bytes=path.stat().st_size, records=tally.sources[number] // request.repeat)
-            for number, (path, digest) in enumerate(zip(request.inputs, hashes, strict=True))
-        ]
-        return Manifest(
-            kind=request.kind,
-            files=tuple(file.name for file in files),
-            file_sha256=tuple(sha256_of(file) for file in files),
-            columns=request.columns,
-            seq_length=request.seq_length,
-            rows=rows,
-            tokenizer=Path(request.tokenizer).name,
-            tokenizer_sha256=tokenizer.sha256,
-            vocab_size=len(tokenizer),
-            max_token_id=tally.max_token_id,
-            packed=request.pack,
-            template=request.template if request.kind == "qa" else "",
-            repeat=request.repeat,
-            counts=dict(tally.counts),
-            bad_records=dict(tally.bad),
-            sources=tuple(sources),
-            package_version=__version__,
-        )
-
-    rows = tally.watch(make_rows(request, tally))
-    if request.dry_run:
-        total = sum(1 for _ in rows)
-        _refuse_empty(request, tally)
-        return PrepareReport(manifest((), total), tuple(tally.masked), tuple(tally.named_bad))
+    rows = _until_end(tally.watch(make_rows(request, tally)), request, tally)
     made: list[Manifest] = []
 
     def finish(files: Sequence[Path], total: int) -> Manifest:
-        made.append(manifest(files, total))
+        made.append(_manifest(request, tokenizer, hashes, tally, files, total))
         return made[0]
 
-    columns, kind = request.columns, request.kind
-    write_rows(
-        request.output,
-        _until_end(rows, request, tally),
-        columns=columns,
-        description=kind,
-        parts=request.parts,
-        force=request.force,
-        manifest=finish,
-    )
+    if request.dry_run:
+        finish((), sum(1 for _ in rows))
+    else:
+        write_rows(
+            request.output,
+            rows,
+            columns=request.columns,
+            description=request.kind,
+            parts=request.parts,
+            force=request.force,
+            manifest=finish,
+        )
     return PrepareReport(made[0], tuple(tally.masked), tuple(tally.named_bad))
+
+
+def _manifest(  # noqa: PLR0913 - one value per fact
+    request: PrepareRequest, tokenizer: LlamaTokenizer, hashes: Sequence[str], tally: Tally, files: Sequence[Path], rows: int
+) -> Manifest:
+    """What was made of what; asked for after the last row, when the tally is complete."""
+    sources = [
+        Source(name=path.name, sha256=digest, bytes=path.stat().st_size, records=tally.sources[number] // request.repeat)
+        for number, (path, digest) in enumerate(zip(request.inputs, hashes, strict=True))
+    ]
+    return Manifest(
+        kind=request.kind,
+        files=tuple(file.name for file in files),
+        file_sha256=tuple(sha256_of(file) for file in files),
+        columns=request.columns,
+        seq_length=request.seq_length,
+        rows=rows,
+        tokenizer=Path(request.tokenizer).name,
+        tokenizer_sha256=tokenizer.sha256,
+        vocab_size=len(tokenizer),
+        max_token_id=tally.max_token_id,
+        packed=request.pack,
+        template=request.template if request.kind == "qa" else "",
+        repeat=request.repeat,
+        counts=dict(tally.counts),
+        bad_records=dict(tally.bad),
+        sources=tuple(sources),
+        package_version=__version__,
+    )
 
 
 def _until_end(rows: Iterable[Row], request: PrepareRequest, tally: Tally) -> Iterator[Row]:
