@@ -10,15 +10,19 @@ from mindspore import nn
 
 from mindformers_codellama.checkpoint.dtypes import MINDSPORE, WEIGHT_DTYPES
 from mindformers_codellama.checkpoint.latest import get_last_checkpoint
-from mindformers_codellama.checkpoint.open import open_checkpoint
+from mindformers_codellama.checkpoint.open import CheckpointReader, open_checkpoint
 from mindformers_codellama.checkpoint.report import LoadReport, compare, difference_errors
 from mindformers_codellama.checkpoint.tensors import CastTensor, LazyTensor
 from mindformers_codellama.checkpoint.weight_map import is_dropped, is_training_state
+from mindformers_codellama.config.model_config import ModelConfig
 from mindformers_codellama.errors import CheckpointError, raise_all
 
 __all__ = ["get_last_checkpoint", "load_into"]
 
 log = logging.getLogger(__name__)
+
+HEADS = ("num_heads", "num_kv_heads")
+TOLD = ("rope_theta", "extend_method", "scaling_factor", "rms_norm_eps")
 
 
 def load_into(network: nn.Cell, path: str | Path, *, strict: bool = True) -> LoadReport:
@@ -36,7 +40,7 @@ def load_into(network: nn.Cell, path: str | Path, *, strict: bool = True) -> Loa
 
     Raises:
         CheckpointError: mis-shaped tensors, tensors that are not floating point, and with `strict` missing and
-            unexpected ones, all at once; or the file cannot be read.
+            unexpected ones, all at once; a checkpoint that says it has other heads; or the file cannot be read.
     """
     reader = open_checkpoint(path)
     parameters = {name: parameter for name, parameter in network.parameters_and_names() if not is_dropped(name)}
@@ -50,6 +54,7 @@ def load_into(network: nn.Cell, path: str | Path, *, strict: bool = True) -> Loa
     wrong = [name for name in found if name in needed and reader.dtype(name) not in (*WEIGHT_DTYPES, "float64")]
     fix = "use the checkpoint before quantisation."
     raise_all(CheckpointError(f"{reader.path}: {name}", f"is {reader.dtype(name)}, not a floating type.", fix=fix) for name in wrong)
+    _compare_configs(reader, getattr(network, "config", None))
     cast_from: set[str] = set()
     for name, parameter in parameters.items():
         if name in found:
@@ -58,6 +63,27 @@ def load_into(network: nn.Cell, path: str | Path, *, strict: bool = True) -> Loa
     log.info("loaded %d tensors from %s", len(set(found) & set(needed)), reader.path)
     loaded = len(set(found) & set(needed))
     return LoadReport(str(reader.path), loaded, (*ignored, *reader.dropped), difference, tuple(sorted(cast_from)))
+
+
+def _compare_configs(reader: CheckpointReader, config: object) -> None:
+    """What shapes do not show: other heads are refused, other rotary settings and eps told, for they may be meant.
+
+    Raises:
+        CheckpointError: the numbers of heads differ.
+    """
+    there = reader.config
+    if there is None or not isinstance(config, ModelConfig):
+        return
+    wrong = [
+        f"{key} {getattr(there, key)}, the model {getattr(config, key)}" for key in HEADS if getattr(there, key) != getattr(config, key)
+    ]
+    fix = "write model.model_config.num_heads and n_kv_heads as the checkpoint has them."
+    raise_all(CheckpointError(reader.path, f"has {text}: weights of the same shapes, but another model.", fix=fix) for text in wrong)
+    for key in TOLD:
+        if getattr(there, key) != getattr(config, key):
+            log.warning(
+                "%s was trained with %s %s, the model computes with %s.", reader.path, key, getattr(there, key), getattr(config, key)
+            )
 
 
 def _assign(parameter: ms.Parameter, tensor: LazyTensor, where: str) -> str:

@@ -18,7 +18,10 @@ from mindformers_codellama.text.chat import Message, chat_ids
 
 def ask(args: argparse.Namespace) -> int:
     """Print every question with its answer; 0 when at least `--at-least` answers equal the expected ones."""
-    records = json.loads(Path(args.data).read_text(encoding="utf-8"))[: args.first]
+    try:
+        records = json.loads(Path(args.data).read_text(encoding="utf-8"))[: args.first]
+    except (OSError, ValueError) as error:
+        raise DataError(args.data, f"is no Alpaca file that can be read ({error}).") from error
     opened = open_model(args.config, load_checkpoint=args.load_checkpoint, tokenizer=args.tokenizer, overrides=args.set)
     room = opened.model.config.seq_length
 

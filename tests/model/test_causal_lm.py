@@ -1,9 +1,12 @@
 """`LlamaForCausalLM`: prompts in every form, options, weights from files."""
 
+import dataclasses
+
 import mindspore as ms
 import numpy as np
 import pytest
 
+from mindformers_codellama.checkpoint.convert import convert
 from mindformers_codellama.config.mindformers_api import LlamaConfig
 from mindformers_codellama.errors import CheckpointError, ConfigError, Findings, GenerationError, TokenizerError
 from mindformers_codellama.model.initial import init_parameters
@@ -151,3 +154,19 @@ def test_bfloat16_is_refused_on_the_cpu_with_all_keys_and_the_reason():
 def test_a_wrong_configuration_is_refused_at_birth():
     with pytest.raises(ConfigError, match="n_kv_heads: got 3"):
         LlamaForCausalLM(LlamaConfig(**{**SETTINGS, "n_kv_heads": 3}))
+
+
+def test_a_checkpoint_that_says_other_heads_is_refused_and_another_base_is_told(model, tmp_path, caplog):
+    ms.save_checkpoint(model, str(tmp_path / "m.ckpt"))
+    same_shapes = dataclasses.replace(model.config, num_heads=8, num_kv_heads=4)
+    convert(tmp_path / "m.ckpt", tmp_path / "heads", to="hf", config=same_shapes)
+    told = r"(?s)has num_heads 8, the model 4: weights of the same shapes, but another model.*num_kv_heads 4, the model 2"
+    with pytest.raises(Findings, match=told):
+        LlamaForCausalLM(model.config, checkpoint=tmp_path / "heads")
+    other_base = dataclasses.replace(model.config, rope_theta=model.config.rope_theta * 100)
+    convert(tmp_path / "m.ckpt", tmp_path / "base", to="hf", config=other_base)
+    with caplog.at_level("WARNING"):
+        LlamaForCausalLM(other_base, checkpoint=tmp_path / "base")
+        assert not caplog.records
+        LlamaForCausalLM(model.config, checkpoint=tmp_path / "base")
+    assert f"was trained with rope_theta {other_base.rope_theta}, the model computes with {model.config.rope_theta}" in caplog.text
