@@ -20,6 +20,7 @@ KeyPath = tuple[str | int, ...]
 BASE_KEY = "base_config"
 MOST_VALUES = 100_000
 """A real configuration has a few hundred; nested aliases can stand for billions."""
+MOST_LEVELS = 100
 EXPONENT_FLOAT = re.compile(r"^[-+]?(?:[0-9][0-9_]*(?:\.[0-9_]*)?|\.[0-9_]+)[eE][-+]?[0-9]+$")
 
 
@@ -155,7 +156,7 @@ def _read_one(file: Path) -> Source:
     except yaml.YAMLError as error:
         raise _not_yaml(error, file, text) from error
     except RecursionError as error:
-        raise ConfigError(file, "is nested too deeply.", fix="a configuration has about five levels.") from error
+        raise _too_deep(file) from error
     finally:
         if loader is not None:
             loader.dispose()
@@ -163,6 +164,8 @@ def _read_one(file: Path) -> Source:
     seen: dict[int, KeyPath] = {}
     for path, line, child in _walk(node, (), (id(node),), file):
         source.places[path] = f"{file}:{line}"
+        if len(path) > MOST_LEVELS:
+            raise _too_deep(f"{file}:{line}")
         if len(source.places) > MOST_VALUES:
             problem = f"its aliases write out more than {MOST_VALUES} values."
             raise ConfigError(f"{file}:{line}", problem, fix="use fewer aliases of sections that hold aliases.")
@@ -170,6 +173,10 @@ def _read_one(file: Path) -> Source:
         if first != path and not isinstance(child, yaml.ScalarNode):
             source.aliases[path] = first
     return source
+
+
+def _too_deep(where: object) -> ConfigError:
+    return ConfigError(where, "is nested too deeply.", fix=f"at most {MOST_LEVELS} levels; a configuration has about five.")
 
 
 def _not_yaml(error: yaml.YAMLError, file: Path, text: str) -> ConfigError:
