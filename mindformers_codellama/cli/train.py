@@ -45,7 +45,9 @@ def start(arguments: argparse.Namespace, *, default_mode: str) -> int:
     if config.run_mode not in TRAINING_MODES or default_mode == "finetune":
         config = replace(config, run_mode=default_mode)
     if arguments.resume:
-        config = replace(config, resume_training=True, load_checkpoint=config.output_dir)
+        monitor = config.checkpoint_monitor
+        written_to = monitor.directory if monitor and monitor.directory else config.output_dir
+        config = replace(config, resume_training=True, load_checkpoint=written_to)
     if arguments.dry_run:
         from mindformers_codellama.train.outline import outline
 

@@ -18,6 +18,8 @@ from mindformers_codellama.config.sections import RunConfig
 from mindformers_codellama.data.batches import Batch, BatchSource
 from mindformers_codellama.errors import DataError, TrainingError
 from mindformers_codellama.train.evaluate import EvalResult, Evaluator
+from mindformers_codellama.train.interrupts import interrupts_held
+from mindformers_codellama.train.loss_scale import MINIMUM_SCALE
 from mindformers_codellama.train.monitor import StepReport
 from mindformers_codellama.train.optimizer import AdamUpdate
 from mindformers_codellama.train.progress import Show
@@ -31,8 +33,10 @@ logger = logging.getLogger(__name__)
 
 MOST_SKIPPED = 50
 """Updates skipped in a row after which training stops; a dynamic scale of 65536 reaches 1 after 16."""
+MOST_SKIPPED_STUCK = 5
+"""The same when the loss scale is fixed or at its minimum, so that skipping leads nowhere."""
 MASKED_PATIENCE = 20
-"""First steps without any trained token after which training stops."""
+"""First steps that must hold a trained token."""
 
 
 @dataclass
@@ -70,21 +74,14 @@ def run_loop(parts: Parts, state: TrainState) -> TrainState:
         TrainingError: a loss that is not a number, updates skipped for ever, or a save that failed.
         DataError: rows that train on no token.
     """
+    if not state.step:
+        _refuse_masked(parts)
     clock = saved_at = time.perf_counter()
-    masked = 0
     for batches in micro_batches(parts, state.step):
-        masked = _count_masked(batches, parts, masked)
-        rate, scale = parts.schedule(state.updates), state.scale
-        result = parts.step(batches, updates=state.updates, learning_rate=rate, scale=scale)
-        seconds = time.perf_counter() - clock
-        _guard_loss(result, parts, state, rate)
-        epoch_ends = (state.step + 1) % parts.length.data_size == 0
-        report = _report(parts, state, result, rate, seconds)
-        parts.state = state = state.after(loss=result.loss, overflow=result.overflow, epoch_ends=epoch_ends)
-        _guard_skips(parts, state)
-        parts.last_loss = result.loss
-        parts.recorder.step(report)
+        with interrupts_held():
+            report, state = _make_step(parts, state, batches, clock)
         parts.show.step(report)
+        _guard_skips(parts, state, report)
         last = state.step == parts.length.total_steps
         if parts.evaluator and (last or _eval_due(parts, state.step)):
             _evaluate(parts, state)
@@ -124,17 +121,27 @@ def trained_tokens(batch: Batch, config: ModelConfig) -> int:
     return int(np.count_nonzero((batch["input_ids"][:, :-1] != config.pad_token_id) & (labels != config.ignore_token_id)))
 
 
-def _count_masked(batches: list[Batch], parts: Parts, masked: int) -> int:
-    """Steps from the start without any trained token; -1 once there was one."""
-    if masked < 0:
-        return masked
-    if any(trained_tokens(batch, parts.run.model.config) for batch in batches):
-        return -1
-    masked += 1
-    if masked >= min(MASKED_PATIENCE, parts.length.data_size, parts.length.total_steps):
-        problem = f"every label of the first {masked} steps is masked: there is no token to learn."
-        raise DataError(parts.source.files[0], problem, fix="prepare the data again and read the counts it prints; check input_columns.")
-    return masked
+def _make_step(parts: Parts, state: TrainState, batches: list[Batch], clock: float) -> tuple[StepReport, TrainState]:
+    """One step and its line in the log; `clock` is when the one before was done."""
+    rate, scale = parts.schedule(state.updates), state.scale
+    result = parts.step(batches, updates=state.updates, learning_rate=rate, scale=scale)
+    _guard_loss(result, parts, state, rate)
+    report = _report(parts, state, result, rate, time.perf_counter() - clock)
+    epoch_ends = (state.step + 1) % parts.length.data_size == 0
+    parts.state = state.after(loss=result.loss, overflow=result.overflow, epoch_ends=epoch_ends)
+    parts.last_loss = result.loss
+    parts.recorder.step(report)
+    return report, parts.state
+
+
+def _refuse_masked(parts: Parts) -> None:
+    """Look for a trained token before anything is compiled; the first batch has one, as a rule."""
+    steps = min(MASKED_PATIENCE, parts.length.data_size, parts.length.total_steps)
+    first = islice(parts.source.epoch(0), steps * parts.run.runner_config.gradient_accumulation_steps)
+    if any(trained_tokens(batch, parts.run.model.config) for batch in first):
+        return
+    problem = f"every label of the first {steps} steps is masked: there is no token to learn."
+    raise DataError(parts.source.files[0], problem, fix="prepare the data again and read the counts it prints; check input_columns.")
 
 
 def _guard_loss(result: StepResult, parts: Parts, state: TrainState, rate: float) -> None:
@@ -148,11 +155,17 @@ def _guard_loss(result: StepResult, parts: Parts, state: TrainState, rate: float
     raise TrainingError(where, facts, fix=f"{advice}. {_last_good(parts)}")
 
 
-def _guard_skips(parts: Parts, state: TrainState) -> None:
-    if state.skipped_in_a_row < MOST_SKIPPED:
+def _guard_skips(parts: Parts, state: TrainState, report: StepReport) -> None:
+    stuck = not state.scale.dynamic or state.scale.value <= MINIMUM_SCALE
+    if state.skipped_in_a_row < (MOST_SKIPPED_STUCK if stuck else MOST_SKIPPED):
         return
-    problem = f"gradients overflowed {MOST_SKIPPED} times in a row; the loss scale is {state.scale.value:g}."
-    advice = "start with a smaller runner_wrapper.scale_sense, a lower learning rate, or float32"
+    facts = f"learning rate {report.learning_rate:.3g}, gradient norm {report.grad_norm:g}"
+    problem = f"gradients overflowed {state.skipped_in_a_row} times in a row ({facts}), and a loss scale of {state.scale.value:g} " + (
+        "cannot fall." if stuck else "did not help."
+    )
+    advice = "lower lr_schedule.learning_rate or lengthen the warm-up"
+    if parts.run.model.config.compute_dtype == "float16":
+        advice += "; for float16 a smaller or dynamic runner_wrapper.scale_sense, or float32"
     raise TrainingError(f"step {state.step}", problem, fix=f"{advice}. {_last_good(parts)}")
 
 

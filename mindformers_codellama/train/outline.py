@@ -8,8 +8,7 @@ from mindformers_codellama.config.check import require_runnable, require_single_
 from mindformers_codellama.config.sections import RunConfig
 from mindformers_codellama.model.parameters import parameter_shapes
 from mindformers_codellama.train.plan import open_train_batches, plan_length, plan_scale, plan_schedule
-from mindformers_codellama.train.resume import find_resume_point
-from mindformers_codellama.train.run import open_folder
+from mindformers_codellama.train.run import open_folder, resume_point
 
 BYTES = {"float32": 4, "float16": 2, "bfloat16": 2}
 
@@ -22,7 +21,8 @@ def outline(run: RunConfig, *, force: bool = False) -> list[str]:
     """
     require_runnable(run)
     require_single_process(run)
-    folder = open_folder(run, force=force)
+    point = resume_point(run)
+    folder = open_folder(run, point, force=force)
     source = open_train_batches(run)
     length = plan_length(run, source)
     schedule = plan_schedule(run, length)
@@ -32,8 +32,9 @@ def outline(run: RunConfig, *, force: bool = False) -> list[str]:
     rows = runner.batch_size * runner.gradient_accumulation_steps
     last = length.total_steps - 1
     rates = ", ".join(f"step {step + 1} {schedule(step):.3g}" for step in sorted({0, min(schedule.warmup_steps, last), last // 2, last}))
+    name = run.trainer.model_name or "without a name"
     lines = [
-        f"model: {run.trainer.model_name}, {weights / 1e6:.2f}M weights in {config.param_init_dtype}, computed in {config.compute_dtype}",
+        f"model: {name}, {weights / 1e6:.2f}M weights in {config.param_init_dtype}, computed in {config.compute_dtype}",
         f"data: {source.rows} rows of {config.seq_length + 1} ids in {len(source.files)} file(s), columns {', '.join(source.columns)}",
         f"steps: {length.total_steps} of {rows} rows ({rows * config.seq_length} tokens), {length.data_size} per epoch",
         f"learning rate ({schedule.type}): {rates}",
@@ -41,8 +42,7 @@ def outline(run: RunConfig, *, force: bool = False) -> list[str]:
         f"memory for weights, gradients and moments: {held / 1e9:.2f} GB, activations not counted",
         f"checkpoints: {folder.folder if folder else 'none, no callback saves'}",
     ]
-    if run.resume_training:
-        point = find_resume_point(run.load_checkpoint)
+    if point:
         lines.append(f"resumes from {point.path} after {point.saved.state.step} steps")
     elif run.start_weights:
         lines.append(f"starts from the weights in {run.start_weights}")

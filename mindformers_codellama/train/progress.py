@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import logging
+from contextlib import ExitStack
+from dataclasses import replace
 from typing import Protocol
 
 from tqdm import tqdm
+from tqdm.contrib.logging import logging_redirect_tqdm
 
 from mindformers_codellama.train.monitor import StepReport, Stopwatch, bar_line, log_line
 
@@ -43,12 +46,17 @@ class LogLines:
         group = sink_size if sink_mode and sink_size > 0 else 1
         self.every = per_print_times * group if sink_mode else per_print_times
         self.watch = Stopwatch()
+        self.seconds, self.steps = 0.0, 0
 
     def step(self, report: StepReport) -> None:
-        """Log the step when its turn has come."""
+        """Log the step when its turn has come; in sink mode with the mean time of the steps since the last line."""
         self.watch.add(report.seconds_per_step)
+        self.seconds, self.steps = self.seconds + report.seconds_per_step, self.steps + 1
         if not self.every or (report.step % self.every and report.step != report.total_steps):
             return
+        if self.sink_mode:
+            report = replace(report, seconds_per_step=self.seconds / self.steps)
+        self.seconds, self.steps = 0.0, 0
         left = self.watch.left(report.total_steps - report.step)
         logger.info("%s", log_line(report, sink_mode=self.sink_mode))
         logger.info("%s", bar_line(report, seconds_left=left))
@@ -65,6 +73,8 @@ class Bar:
     """One tqdm bar on stderr with loss, rate and tokens per second; log lines go above it."""
 
     def __init__(self, *, total: int, done: int) -> None:
+        self.opened = ExitStack()
+        self.opened.enter_context(logging_redirect_tqdm([logging.getLogger("mindformers_codellama")]))
         self.bar = tqdm(total=total, initial=done, unit="step", dynamic_ncols=True, smoothing=0.1, mininterval=0.2)
 
     def step(self, report: StepReport) -> None:
@@ -81,3 +91,4 @@ class Bar:
     def close(self) -> None:
         """Leave the bar as it stands."""
         self.bar.close()
+        self.opened.close()

@@ -14,6 +14,7 @@ import math
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
+from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -156,8 +157,11 @@ def draw(steps: Sequence[int], losses: Sequence[float], evals: Sequence[tuple[in
     figure = Figure(figsize=(8, 4.5), layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.add_subplot()
-    axes.plot(steps, losses, linewidth=0.8, alpha=0.45, color="tab:blue", label="loss of a step")
-    if len(losses) >= 20:
+    smoothed = len(losses) >= 20
+    axes.plot(steps, losses, linewidth=0.8, alpha=0.45 if smoothed else 1.0, color="tab:blue", label="loss of a step")
+    if not smoothed:
+        axes.plot(steps, losses, ".", color="tab:blue")  # a single point makes no line
+    if smoothed:
         window = max(5, len(losses) // 25)
         smooth = [_mean(losses[max(0, i - window + 1) : i + 1]) for i in range(len(losses))]
         axes.plot(steps, smooth, linewidth=1.8, color="tab:blue", label=f"mean of {window} steps")
@@ -183,8 +187,11 @@ def _number(value: float) -> float | None:
 
 
 def _open_lines(path: Path, *, keep_until: int) -> TextIO:
-    """Open for appending after removing what an earlier attempt wrote past `keep_until`; 0 starts anew."""
+    """Open for appending after removing what an earlier attempt wrote past `keep_until`; 0 starts anew and puts an older log aside."""
     path.parent.mkdir(parents=True, exist_ok=True)
+    if not keep_until and path.is_file() and path.stat().st_size:
+        ended = datetime.fromtimestamp(path.stat().st_mtime, tz=timezone.utc)
+        path.replace(path.with_name(f"{path.stem}.{ended:%Y%m%dT%H%M%S}{path.suffix}"))
     kept = [line for line in read_lines(path) if line["step"] <= keep_until] if keep_until else []
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     temporary.write_text("".join(json.dumps(line) + "\n" for line in kept), encoding="utf-8")

@@ -34,14 +34,18 @@ class ResumePoint:
     saved: SavedState
     scale_in_file: bool
     """Whether the file says what the loss scale was."""
+    passed_over: tuple[Path, ...] = ()
+    """Damaged files that would have come first."""
 
 
-def find_resume_point(path: str | Path) -> ResumePoint:
+def find_resume_point(path: str | Path, *, prefix: str = "") -> ResumePoint:
     """The checkpoint to go on from.
 
     Args:
         path: a file; or a folder with checkpoints, its `rank_0`, or the `output_dir` above them. In a folder
-            the newest complete one is taken; incomplete ones are passed over with a warning.
+            the complete one with the most steps is taken (steps as the file says: its name counts epochs of
+            sink mode); incomplete ones are passed over with a warning.
+        prefix: in a folder where names begin with `<prefix>_rank_0-`, the others are of another run.
 
     Raises:
         CheckpointError: nothing there, or nothing that can be resumed.
@@ -51,34 +55,62 @@ def find_resume_point(path: str | Path) -> ResumePoint:
         return _open(path)
     if not path.is_dir():
         raise CheckpointError(path, "does not exist.", fix="name the checkpoint, or the output_dir of the stopped run.")
-    seen = 0
-    for file in _newest_first(path):
-        seen += 1
+    files = _files_below(path, prefix)
+    passed_over: list[Path] = []
+
+    def attempt(file: Path, *, check_crc: bool) -> ResumePoint | None:
         try:
-            return _open(file)
+            return _open(file, check_crc=check_crc)
         except CheckpointError as error:
             logger.warning("passed over: %s", error)
-    problem = f"has no complete checkpoint with optimizer state ({seen} files looked at)."
+            passed_over.append(file)
+            return None
+
+    points = [point for file in files if (point := attempt(file, check_crc=False))]
+    for point in sorted(points, key=_age, reverse=True):
+        if whole := attempt(point.path, check_crc=True):
+            return replace(whole, passed_over=tuple(passed_over))
+    problem = f"has no complete checkpoint with optimizer state ({len(files)} files looked at)."
     fix = "name the output_dir of the stopped run, or set resume_training: False to start from the weights alone."
     raise CheckpointError(path, problem, fix=fix)
 
 
-def _newest_first(folder: Path) -> list[Path]:
+def other_branch(point: ResumePoint, files: list[Path]) -> list[Path]:
+    """Of the checkpoints in a folder, those a run resumed at `point` does not come from: later ones, and ones of another run.
+
+    Left where they are, one of them could be taken for the newest of this run.
+    """
+    found = []
+    for file in files:
+        if file.samefile(point.path) or file in point.passed_over:
+            continue
+        try:
+            other = _open(file, check_crc=False).saved
+        except CheckpointError:
+            continue  # damaged: no resume takes it
+        another_run = bool(other.run_id and point.saved.run_id) and other.run_id != point.saved.run_id
+        if another_run or other.state.step > point.saved.state.step:
+            found.append(file)
+    return found
+
+
+def _files_below(folder: Path, prefix: str) -> list[Path]:
     places = (folder, folder / "rank_0", folder / "checkpoint", folder / "checkpoint" / "rank_0")
     files = [
         file for place in places for file in place.glob("*") if file.suffix in (".ckpt", ".safetensors") and not file.name.startswith(".")
     ]
-
-    def age(file: Path) -> tuple[bool, int, int, int]:
-        found = STEP_NAME.search(file.name)
-        epoch, step = (int(found[1]), int(found[2])) if found else (-1, -1)
-        return bool(found), epoch, step, file.stat().st_mtime_ns
-
-    return sorted(files, key=age, reverse=True)
+    own = [file for file in files if prefix and file.name.startswith(f"{prefix}_rank_0-")]
+    return sorted(own or files)
 
 
-def _open(file: Path) -> ResumePoint:
-    if file.suffix == ".ckpt":
+def _age(point: ResumePoint) -> tuple[int, int, int, int]:
+    found = STEP_NAME.search(point.path.name)
+    epoch, step = (int(found[1]), int(found[2])) if found else (-1, -1)
+    return point.saved.state.step, epoch, step, point.path.stat().st_mtime_ns
+
+
+def _open(file: Path, *, check_crc: bool = True) -> ResumePoint:
+    if file.suffix == ".ckpt" and check_crc:
         scan_ckpt(file, check_crc=True)
     reader = open_checkpoint(file)
     text = reader.strings.get(STATE_KEY) or reader.metadata.get(STATE_KEY)

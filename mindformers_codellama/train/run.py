@@ -11,7 +11,7 @@ from pathlib import Path
 from mindformers_codellama.checkpoint.load import load_into
 from mindformers_codellama.config.check import require_runnable, require_single_process
 from mindformers_codellama.config.sections import RunConfig, SummaryMonitor
-from mindformers_codellama.errors import ConfigError, EnvironmentFault
+from mindformers_codellama.errors import ConfigError, EnvironmentFault, TrainingError
 from mindformers_codellama.model.llama import LlamaNetwork
 from mindformers_codellama.runtime.context import enter_context
 from mindformers_codellama.train.evaluate import EvalResult, open_evaluator
@@ -29,7 +29,7 @@ from mindformers_codellama.train.plan import (
 )
 from mindformers_codellama.train.progress import Bar, LogLines, Show
 from mindformers_codellama.train.record import Recorder
-from mindformers_codellama.train.resume import find_resume_point, restore
+from mindformers_codellama.train.resume import ResumePoint, find_resume_point, other_branch, restore
 from mindformers_codellama.train.save import CheckpointFolder
 from mindformers_codellama.train.schedule import RunLength
 from mindformers_codellama.train.state import RunFacts, TrainState
@@ -79,7 +79,8 @@ def train(run: RunConfig, *, force: bool = False, bar: bool = False) -> TrainRes
     started = time.perf_counter()
     require_runnable(run)
     require_single_process(run)
-    folder = open_folder(run, force=force)
+    point = resume_point(run)
+    folder = open_folder(run, point, force=force)
     enter_context(run.context)
     source = open_train_batches(run)
     length = plan_length(run, source)
@@ -87,7 +88,7 @@ def train(run: RunConfig, *, force: bool = False, bar: bool = False) -> TrainRes
     network = build_network(run)
     update = build_update(run, network)
     facts = run_facts(run, source)
-    state, run_id, from_path = start_or_resume(run, network, update, facts)
+    state, run_id, from_path = start_or_resume(run, point, network, update, facts)
     parts = Parts(
         run=run,
         step=build_step(run, network, update),
@@ -123,11 +124,19 @@ def train(run: RunConfig, *, force: bool = False, bar: bool = False) -> TrainRes
     )
 
 
-def open_folder(run: RunConfig, *, force: bool) -> CheckpointFolder | None:
+def resume_point(run: RunConfig) -> ResumePoint | None:
+    """The checkpoint to go on from; None for a run that starts anew. Errors as `find_resume_point`."""
+    if not run.resume_training:
+        return None
+    monitor = run.checkpoint_monitor
+    return find_resume_point(run.load_checkpoint, prefix=monitor.prefix if monitor else "")
+
+
+def open_folder(run: RunConfig, point: ResumePoint | None, *, force: bool) -> CheckpointFolder | None:
     """Where checkpoints go, after checking that they can; None when no callback saves.
 
     Raises:
-        ConfigError: the folder holds checkpoints of another run.
+        ConfigError: the folder holds checkpoints of another run, or later ones than the resumed one.
         EnvironmentFault: `output_dir` cannot be written.
     """
     root = Path(run.output_dir).expanduser()
@@ -146,23 +155,31 @@ def open_folder(run: RunConfig, *, force: bool) -> CheckpointFolder | None:
     if monitor is None:
         return None
     folder = CheckpointFolder(place, monitor)
-    if not run.resume_training:
+    if point is None:
         folder.refuse_foreign(force=force)
+        return folder
+    others = other_branch(point, folder.existing())
+    if others and not force:
+        problem = f"{folder.folder} holds {len(others)} checkpoints that are later than {point.path}, or of another run: {others[-1].name}."
+        fix = "resume the newest (--resume), choose another output_dir, or give --force to replace them by what is trained now."
+        raise ConfigError("output_dir", problem, fix=fix)
+    folder.replace(others)
     return folder
 
 
-def start_or_resume(run: RunConfig, network: LlamaNetwork, update: AdamUpdate, facts: RunFacts) -> tuple[TrainState, str, Path | None]:
+def start_or_resume(
+    run: RunConfig, point: ResumePoint | None, network: LlamaNetwork, update: AdamUpdate, facts: RunFacts
+) -> tuple[TrainState, str, Path | None]:
     """Fill the weights; the state to start from, the run's id, and the checkpoint it was resumed from.
 
     Raises:
         CheckpointError: a checkpoint that cannot be read, is of another model, or cannot be resumed.
         TrainingError: a resumed run with other data.
     """
-    if not run.resume_training:
+    if point is None:
         if run.start_weights:
             load_into(network, run.start_weights)
         return TrainState(scale=plan_scale(run)), secrets.token_hex(8), None
-    point = find_resume_point(run.load_checkpoint)
     state = restore(point, network, update, facts=facts, scale=plan_scale(run))
     logger.info("resumed from %s: %d steps and %d updates are done", point.path, state.step, state.updates)
     return state, point.saved.run_id or secrets.token_hex(8), point.path
@@ -184,16 +201,24 @@ def open_show(run: RunConfig, length: RunLength, step: int, *, bar: bool) -> Sho
 
 
 def _run_and_close(parts: Parts, state: TrainState) -> TrainState:
-    """The loop; whatever happens, the log is closed, and with `exception_save` the last good state is written."""
+    """The loop; whatever happens, the log is closed.
+
+    With `exception_save` the state after the last step is written, but not when training itself went wrong: those
+    weights lead nowhere, and would push out a good checkpoint.
+    """
     if state.step >= parts.length.total_steps:
         problem = f"the run has {parts.length.total_steps} steps and {state.step} are done already."
         raise ConfigError("runner_config.epochs", problem, fix="raise epochs to train longer.")
     try:
         return run_loop(parts, state)
+    except TrainingError:
+        raise
     except BaseException:
         if parts.folder and parts.folder.settings.exception_save and parts.state and parts.state.step > state.step:
             logger.warning("training stops early; saving the state after step %d", parts.state.step)
             save(parts, parts.state)
+        if parts.state:
+            logger.warning("stopped after step %d; go on with --resume. Last complete checkpoint: %s", parts.state.step, parts.last_saved)
         raise
     finally:
         parts.show.close()
@@ -205,7 +230,7 @@ def _announce(parts: Parts, network: LlamaNetwork, state: TrainState) -> None:
     runner, length = parts.run.runner_config, parts.length
     logger.info(
         "%s: %.2fM weights in %s; steps %d to %d of %d rows; the first step compiles the graph",
-        parts.run.trainer.model_name,
+        parts.run.trainer.model_name or "model",
         weights / 1e6,
         parts.run.model.config.param_init_dtype,
         state.step + 1,

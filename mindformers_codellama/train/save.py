@@ -45,6 +45,7 @@ class CheckpointFolder:
         self.settings = settings
         self.rank = rank
         self._replaced: list[Path] = []
+        self._saved: list[Path] = []
 
     @property
     def prefix(self) -> str:
@@ -74,9 +75,13 @@ class CheckpointFolder:
         found = self.existing()
         if found and not force:
             problem = f"already holds {len(found)} checkpoints of another run in {self.folder}."
-            fix = "resume it (resume_training: True and load_checkpoint), choose another output_dir, or give --force to replace them."
+            fix = "go on with --resume (or resume_training: True), choose another output_dir, or give --force to replace them."
             raise ConfigError("output_dir", problem, fix=fix)
         self._replaced = found
+
+    def replace(self, paths: list[Path]) -> None:
+        """Remove these once the run has saved its first checkpoint."""
+        self._replaced = list(paths)
 
     def save(self, update: AdamUpdate, saved: SavedState, place: tuple[int, int]) -> Path:
         """Write one resumable checkpoint and remove the oldest ones beyond `keep_checkpoint_max`.
@@ -106,8 +111,10 @@ class CheckpointFolder:
         return path
 
     def _prune(self, newest: Path, before: list[Path]) -> None:
-        """Keep the newest `keep_checkpoint_max`; whatever the old names say, `newest` stays."""
-        others = [path for path in before if path not in (newest, *self._replaced)]
+        """Keep the newest `keep_checkpoint_max`. What this process saved is newer than all it found, whatever the names say."""
+        self._saved = [path for path in self._saved if path != newest and path in before]
+        others = [path for path in before if path not in (newest, *self._replaced, *self._saved)] + self._saved
+        self._saved.append(newest)
         surplus = others[: max(0, len(others) - (self.settings.keep_checkpoint_max - 1))]
         for path in {*self._replaced, *surplus} - {newest}:
             path.unlink(missing_ok=True)

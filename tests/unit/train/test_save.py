@@ -10,6 +10,7 @@ import os
 import random
 import signal
 import time
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -19,7 +20,7 @@ from mindformers_codellama.checkpoint.ckpt_format import read_ckpt
 from mindformers_codellama.config.sections import CheckpointMonitor
 from mindformers_codellama.errors import CheckpointError, ConfigError, TrainingError
 from mindformers_codellama.train.loss_scale import LossScale
-from mindformers_codellama.train.resume import find_resume_point
+from mindformers_codellama.train.resume import find_resume_point, other_branch
 from mindformers_codellama.train.save import CheckpointFolder
 from mindformers_codellama.train.state import RunFacts, SavedState, TrainState, read_state_text, state_text
 
@@ -149,6 +150,49 @@ def test_what_a_kill_leaves_between_the_parts_of_a_save_does_no_harm(tmp_path):
     for step in (2, 3):
         save_step(folder, step)
     assert not list(folder.folder.glob(".*"))
+
+
+def test_the_newest_is_the_one_with_most_steps_whatever_its_name_counts(tmp_path):
+    """Names count epochs of sink mode: 6_2 is step 12 with sink_size 2, 3_6 is step 18 with passes of 6 steps."""
+    folder = folder_of(tmp_path, keep_checkpoint_max=9)
+    folder.save(Arrays(12), saved_state(12), (6, 2))
+    folder.save(Arrays(18), saved_state(18), (3, 6))
+    assert find_resume_point(tmp_path).saved.state.step == 18
+
+
+def test_what_this_process_saved_is_kept_before_what_it_found_whatever_the_names_say(tmp_path):
+    folder_of(tmp_path).save(Arrays(12), saved_state(12), (6, 2))
+    resumed = folder_of(tmp_path)
+    for step, place in ((13, (3, 1)), (14, (3, 2))):
+        resumed.save(Arrays(step), saved_state(step), place)
+    assert [path.name for path in resumed.existing()] == ["t_rank_0-3_1.ckpt", "t_rank_0-3_2.ckpt"]
+
+
+def test_checkpoints_of_another_prefix_are_resumed_only_when_there_are_none_of_this_run(tmp_path):
+    save_step(folder_of(tmp_path, prefix="other"), 9)
+    assert find_resume_point(tmp_path, prefix="t").saved.state.step == 9  # the prefix was changed
+    save_step(folder_of(tmp_path), 2)
+    assert find_resume_point(tmp_path, prefix="t").saved.state.step == 2
+    assert find_resume_point(tmp_path).saved.state.step == 9
+
+
+def test_later_checkpoints_and_those_of_another_run_are_another_branch_but_damaged_ones_are_not(tmp_path):
+    folder = folder_of(tmp_path, keep_checkpoint_max=9)
+    first, second, third = (save_step(folder, step) for step in (1, 2, 3))
+    files = folder.existing()
+    assert other_branch(find_resume_point(second), files) == [third]
+    assert other_branch(find_resume_point(tmp_path), files) == []
+    data = bytearray(third.read_bytes())
+    data[300] ^= 1  # only the checksum tells
+    third.write_bytes(data)
+    point = find_resume_point(tmp_path)
+    assert point.path == second
+    assert other_branch(point, files) == []
+    third.write_bytes(data[:50])
+    assert other_branch(find_resume_point(first), files) == [second]
+    other = replace(saved_state(1), run_id="another")
+    foreign = folder.save(Arrays(1), other, (1, 0))
+    assert other_branch(find_resume_point(second), folder.existing()) == [foreign]
 
 
 def test_nothing_to_resume_is_told_with_what_was_looked_at(tmp_path):
