@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,8 @@ _SAME = {
     "rms_norm_eps": "rms_norm_eps",
 }
 """Their key -> ours."""
+
+_OPTIONAL = ("max_position_embeddings", "rms_norm_eps")
 
 
 def read_hf_config(path: Path) -> tuple[ModelConfig, bool]:
@@ -38,6 +40,7 @@ def read_hf_config(path: Path) -> tuple[ModelConfig, bool]:
         raise CheckpointError(path, f"is not JSON: {error}.") from error
     if not isinstance(values, dict):
         raise CheckpointError(path, "is not a JSON object.")
+    raise_all(_wrong_kinds(path, values))
     raise_all(_refusals(path, values))
     return _model_config(values), bool(values.get("tie_word_embeddings", False))
 
@@ -80,6 +83,19 @@ def generation_config(config: ModelConfig) -> dict[str, Any]:
     return {"_from_model_config": True, **{key: getattr(config, key) for key in keys}}
 
 
+def end_token_ids(folder: Path) -> tuple[int, ...]:
+    """Ids that end an answer: of `generation_config.json` (70B Instruct has two), else of `config.json`; empty when neither says any."""
+    for name in ("generation_config.json", "config.json"):
+        try:
+            found = json.loads((folder / name).read_text(encoding="utf-8")).get("eos_token_id")
+        except (OSError, ValueError, AttributeError):
+            continue
+        ids = tuple(token for token in (found if isinstance(found, list) else [found]) if _is_whole(token) and token >= 0)
+        if ids:
+            return ids
+    return ()
+
+
 def _model_config(values: Mapping[str, Any]) -> ModelConfig:
     rope = _rope(values)
     sizes: dict[str, Any] = {ours: values[theirs] for theirs, ours in _SAME.items() if values.get(theirs) is not None}
@@ -102,15 +118,37 @@ def _rope(values: Mapping[str, Any]) -> dict[str, Any]:
     return rope
 
 
+def _wrong_kinds(path: Path, values: Mapping[str, Any]) -> list[CodeLlamaError]:
+    """Values that are missing or not what their key holds."""
+    found: list[CodeLlamaError] = []
+
+    def check(key: str, value: Any, holds: Callable[[Any], bool], words: str) -> None:
+        if value is not None and not holds(value):
+            found.append(CheckpointError(f"{path}: {key}", f"is {value!r}, not {words}."))
+
+    for key in _SAME:
+        if values.get(key) is None and key not in _OPTIONAL:
+            found.append(CheckpointError(f"{path}: {key}", "is missing."))
+    for key in (*_SAME, "num_key_value_heads", "head_dim"):
+        if key != "rms_norm_eps":
+            check(key, values.get(key), lambda value: _is_whole(value) and value > 0, "a whole number above 0")
+    for key in ("rms_norm_eps", "rope_theta"):
+        check(key, values.get(key), _is_number, "a number")
+    for key in ("rope_scaling", "rope_parameters"):
+        inside = values.get(key)
+        check(key, inside, lambda value: isinstance(value, dict), "a JSON object")
+        for part in ("factor", "rope_theta"):
+            check(f"{key}.{part}", inside.get(part) if isinstance(inside, dict) else None, _is_number, "a number")
+    return found
+
+
 def _refusals(path: Path, values: Mapping[str, Any]) -> list[CodeLlamaError]:
+    """What this network cannot compute; the values are of the right kinds."""
     found: list[CodeLlamaError] = []
 
     def refuse(key: str, problem: str) -> None:
         found.append(CheckpointError(f"{path}: {key}", problem))
 
-    needed = [key for key in _SAME if key not in ("max_position_embeddings", "rms_norm_eps") and not isinstance(values.get(key), int)]
-    for key in needed:
-        refuse(key, "is missing or not a whole number.")
     if values.get("model_type", "llama") != "llama":
         refuse("model_type", f"is {values['model_type']!r}; only llama (Llama 2, Code Llama) is supported.")
     if values.get("hidden_act", "silu") != "silu":
@@ -118,10 +156,18 @@ def _refusals(path: Path, values: Mapping[str, Any]) -> list[CodeLlamaError]:
     for key in ("attention_bias", "mlp_bias"):
         if values.get(key):
             refuse(key, "is true; Llama 2 and Code Llama have no biases, and this network has none.")
-    if not needed and values.get("head_dim") not in (None, values["hidden_size"] // max(values["num_attention_heads"], 1)):
+    if values.get("head_dim") not in (None, values["hidden_size"] // values["num_attention_heads"]):
         refuse("head_dim", f"is {values['head_dim']}, not hidden_size / num_attention_heads.")
     rope = _rope(values)
     kind = rope.get("rope_type", rope.get("type", "default"))
     if kind not in ("default", "linear"):
         refuse("rope_scaling", f"is {kind!r}; only linear scaling is supported.")
     return found
+
+
+def _is_whole(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool)

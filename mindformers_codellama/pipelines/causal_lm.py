@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mindformers_codellama.backends.mindspore_decoder import MindSporeDecoder
+from mindformers_codellama.checkpoint.hf_config import end_token_ids
 from mindformers_codellama.checkpoint.load import load_into
 from mindformers_codellama.checkpoint.open import open_checkpoint
 from mindformers_codellama.config.families import FAMILIES
@@ -95,7 +96,8 @@ class LlamaForCausalLM(LlamaNetwork):
         if config is None:
             fix = "put the model's YAML file beside it, or build LlamaForCausalLM(config, checkpoint=...)."
             raise ConfigError(path, "does not say the sizes of its model.", fix=fix)
-        return cls(config, checkpoint=path, generation=generation)
+        ends = end_token_ids(path if path.is_dir() else path.parent) or (config.eos_token_id,)
+        return cls(config, checkpoint=path, generation=generation or _plain_generation(config).updated(eos_token_id=ends))
 
     def decoder(self, *, use_past: bool) -> MindSporeDecoder:
         """The decoder over these weights; kept, because its graphs are compiled once."""

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from mindformers_codellama.checkpoint.hf_config import end_token_ids
 from mindformers_codellama.checkpoint.open import open_checkpoint
 from mindformers_codellama.config.check import require_single_process
 from mindformers_codellama.config.families import FAMILIES, model_facts
@@ -182,7 +182,11 @@ def _source_of_weights(path: Path) -> Source:
     folder = path if path.is_dir() else path.parent
     name = next((key for key in FAMILIES if folder.name.lower().replace("-", "_").removesuffix("_hf") == key), "")
     return _plain_source(
-        config, str(path), str(folder if (folder / MODEL_FILE).is_file() else name or folder), name, _end_ids(folder, config)
+        config,
+        str(path),
+        str(folder if (folder / MODEL_FILE).is_file() else name or folder),
+        name,
+        end_token_ids(folder) or (config.eos_token_id,),
     )
 
 
@@ -211,14 +215,3 @@ def _plain_source(config: ModelConfig, weights: str, tokenizer: str, name: str, 
         batch_size=1,
         seed=0,
     )
-
-
-def _end_ids(folder: Path, config: ModelConfig) -> tuple[int, ...]:
-    """End ids of `generation_config.json` (70B Instruct has two), else the model's one."""
-    path = folder / "generation_config.json"
-    try:
-        found = json.loads(path.read_text(encoding="utf-8")).get("eos_token_id")
-    except (OSError, ValueError, AttributeError):
-        found = None
-    ids = found if isinstance(found, list) else [found]
-    return tuple(token for token in ids if isinstance(token, int)) or (config.eos_token_id,)

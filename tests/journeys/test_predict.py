@@ -341,6 +341,17 @@ def test_ctrl_c_stops_the_answer_and_a_second_one_the_program():
     assert signal.getsignal(signal.SIGINT) is before
 
 
+def test_every_end_id_of_a_hugging_face_directory_ends_an_answer(folder, theirs, tokenizer, tmp_path):
+    prompt = tokenizer.encode(PROMPTS[0])
+    ids = answers(theirs, prompt)
+    ends = [2, ids[len(prompt) + 4]]
+    shutil.copytree(folder, tmp_path / "hf")
+    (tmp_path / "hf" / "generation_config.json").write_text(json.dumps({"eos_token_id": ends}), encoding="utf-8")
+    model = mindformers_codellama.LlamaForCausalLM.from_pretrained(tmp_path / "hf")
+    assert model.generate(prompt, max_new_tokens=NEW)[0].tolist() == answers(theirs, prompt, eos_token_id=ends)
+    assert open_model(tmp_path / "hf").generation.eos_token_ids == tuple(ends)
+
+
 def test_errors_of_opening_are_ours(tmp_path):
     (tmp_path / "weights.txt").write_text("no", encoding="utf-8")
     for source in (tmp_path, tmp_path / "weights.txt"):

@@ -5,7 +5,7 @@ import json
 
 import pytest
 
-from mindformers_codellama.checkpoint.hf_config import hf_config, read_hf_config
+from mindformers_codellama.checkpoint.hf_config import end_token_ids, hf_config, read_hf_config
 from mindformers_codellama.config.families import FAMILIES
 from mindformers_codellama.errors import CheckpointError, Findings
 
@@ -70,6 +70,37 @@ def test_damaged_configs_are_refused(tmp_path):
         read_hf_config(tmp_path / "config.json")
     with pytest.raises(CheckpointError, match=r"vocab_size: is missing"):
         read(tmp_path, {k: v for k, v in CODE_LLAMA_34B.items() if k != "vocab_size"})
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"rms_norm_eps": "a"}, "rms_norm_eps: is 'a', not a number"),
+        ({"rope_theta": "1e6"}, "rope_theta: is '1e6', not a number"),
+        ({"max_position_embeddings": "many"}, "max_position_embeddings: is 'many', not a whole number above 0"),
+        ({"num_key_value_heads": 2.5}, "num_key_value_heads: is 2.5, not a whole number"),
+        ({"rope_scaling": {"type": "linear", "factor": "two"}}, "rope_scaling.factor: is 'two', not a number"),
+        ({"rope_parameters": "linear"}, "rope_parameters: is 'linear', not a JSON object"),
+        ({"hidden_size": 0}, "hidden_size: is 0, not a whole number above 0"),
+        ({"num_hidden_layers": True}, "num_hidden_layers: is True, not a whole number above 0"),
+    ],
+)
+def test_values_of_the_wrong_kind_are_refused(tmp_path, values, message):
+    with pytest.raises(CheckpointError) as caught:
+        read(tmp_path, CODE_LLAMA_34B | values)
+    assert message in str(caught.value)
+
+
+def test_end_ids_come_from_the_generation_config_first_and_may_be_several(tmp_path):
+    assert end_token_ids(tmp_path) == ()
+    (tmp_path / "config.json").write_text(json.dumps({"eos_token_id": [2, 7]}))
+    assert end_token_ids(tmp_path) == (2, 7)
+    (tmp_path / "generation_config.json").write_text(json.dumps({"eos_token_id": [2, 32015]}))
+    assert end_token_ids(tmp_path) == (2, 32015)
+    (tmp_path / "generation_config.json").write_text(json.dumps({"eos_token_id": None}))
+    assert end_token_ids(tmp_path) == (2, 7)
+    (tmp_path / "config.json").write_text("damaged")
+    assert end_token_ids(tmp_path) == ()
 
 
 @pytest.mark.parametrize("extend", [("None", 1.0), ("PI", 4.0), ("NTK", 2.0)])
