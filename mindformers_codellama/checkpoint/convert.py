@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from tqdm import tqdm
 
@@ -120,17 +121,23 @@ def convert(
         source_format=str(reader.metadata["format"]),
         target=str(dst),
         target_format=target,
-        tensors=len(weights),
-        parameters=sum(math.prod(tensor.shape) for tensor in weights.values()),
-        bytes_read=sum(tensor_bytes(reader.tensor(name)) for name in weights),
-        bytes_written=sum(tensor_bytes(tensor) for tensor in weights.values()),
-        dtypes=_dtypes(weights),
+        **_sizes(reader, weights),
         files=tuple(files),
         left_out=(*reader.dropped, *left_out),
         notes=_notes(dst, is_file, options),
         dry_run=options.dry_run,
         seconds=time.monotonic() - started,
     )
+
+
+def _sizes(reader: CheckpointReader, weights: Mapping[str, LazyTensor]) -> dict[str, Any]:
+    return {
+        "tensors": len(weights),
+        "parameters": sum(math.prod(tensor.shape) for tensor in weights.values()),
+        "bytes_read": sum(tensor_bytes(reader.tensor(name)) for name in weights),
+        "bytes_written": sum(tensor_bytes(tensor) for tensor in weights.values()),
+        "dtypes": _dtypes(weights),
+    }
 
 
 def _target(reader: CheckpointReader, dst: Path, to: str | None) -> str:

@@ -63,9 +63,6 @@ TORCH_STORAGES = {
 }
 """Class name of a pickled torch storage -> our name."""
 
-SHORT = {"fp32": "float32", "fp16": "float16", "bf16": "bfloat16"}
-"""MindFormers' spelling on command lines."""
-
 
 def numpy_dtype(name: str) -> np.dtype:
     """The numpy type of one of our names."""

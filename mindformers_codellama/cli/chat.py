@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import io
 import sys
 from dataclasses import dataclass
 from importlib import import_module
@@ -64,6 +65,8 @@ class Terminal:
     def talk(self) -> int:
         """Until /exit or the end of the input."""
         interactive = sys.stdin.isatty()
+        if isinstance(sys.stdin, io.TextIOWrapper):
+            sys.stdin.reconfigure(errors="surrogateescape")  # bytes that are no text are the tokenizer's to refuse, line by line
         if interactive:
             import_module("readline")  # line editing and history of input()
             print(HELP, file=sys.stderr)

@@ -326,6 +326,14 @@ def test_chat_shows_an_error_and_goes_on(reuse, folder, capsys, monkeypatch):
     assert len(out.splitlines()) >= 1
 
 
+def test_chat_refuses_a_line_that_is_no_text_and_goes_on(reuse, folder, capsys, monkeypatch):
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(b"he\xffllo\nimport os\n"), encoding="utf-8"))
+    assert main(["chat", str(folder), "--max-new-tokens", "3"]) == 0
+    out, err = capsys.readouterr()
+    assert "lone surrogate" in err
+    assert len(out.splitlines()) >= 1
+
+
 def test_chat_with_a_model_that_only_continues_says_so(reuse, folder, capsys, monkeypatch):
     assert "every line stands alone" in chat(folder, monkeypatch, capsys, ["a"])[1]
 
