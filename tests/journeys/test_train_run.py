@@ -159,6 +159,28 @@ def test_a_dataset_without_any_label_is_refused(tmp_path):
     data = train_case.write_data(tmp_path / "masked.mindrecord", labels="masked")
     with pytest.raises(DataError, match=r"every label of the first 6 steps is masked: there is no token to learn"):
         run(data, tmp_path / "out")
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["c.yaml"]  # found before a step: no checkpoint, no log
+
+
+def test_float16_with_a_dynamic_scale_follows_float32_on_the_cpu(data, tmp_path):
+    plain = run(data, tmp_path / "float32", runner_config={"epochs": 1})
+    base = train_case.config(data, tmp_path)["model"]
+    half = {"model_config": base["model_config"] | {"compute_dtype": "float16"}}
+    sense = {"type": "DynamicLossScaleUpdateCell", "loss_scale_value": 1024, "scale_factor": 2, "scale_window": 1000}
+    tuned = run(data, tmp_path / "float16", runner_config={"epochs": 1}, model=half, runner_wrapper={"scale_sense": sense})
+    assert tuned.updates == 6
+    assert tuned.losses != plain.losses
+    np.testing.assert_allclose(tuned.losses, plain.losses, rtol=5e-3)  # ten bits of fraction
+
+
+def test_a_rate_that_throws_the_weights_away_stops_with_its_name(data, tmp_path, capsys):
+    """The loss stays a number (ln 40: every logit is 0), only the gradient does not."""
+    path = train_case.write_config(tmp_path / "c.yaml", data, tmp_path / "out")
+    assert main(["train", str(path), "--set", "lr_schedule.learning_rate=1e6"]) == 7
+    told = capsys.readouterr().err
+    assert "gradients overflowed 5 times in a row (learning rate 1e+06, gradient norm nan), and a loss scale of 1 cannot fall" in told
+    assert "Last complete checkpoint: " in told
+    assert "Traceback" not in told
 
 
 def test_a_dataset_smaller_than_a_batch_or_a_step_is_refused(data, tmp_path):
@@ -172,6 +194,42 @@ def test_an_output_folder_with_another_run_is_refused_before_anything_is_read(tr
     out, _, _ = trained
     with pytest.raises(ConfigError, match="output_dir: already holds 9 checkpoints of another run"):
         train(read_run(train_case.write_config(tmp_path / "c.yaml", tmp_path / "no data", out)))
+
+
+def test_resuming_an_older_checkpoint_is_refused_while_later_ones_lie_where_it_would_write(trained, data, tmp_path, capsys):
+    out, _, _ = trained
+    older = out / "checkpoint" / "rank_0" / "t_rank_0-11_4.ckpt"
+    change = {"resume_training": True, "load_checkpoint": str(older), "runner_config": {"epochs": 9, "sink_mode": True, "sink_size": 4}}
+    path = train_case.write_config(tmp_path / "c.yaml", data, out, **change)
+    assert main(["train", str(path)]) == 2
+    assert "holds 2 checkpoints that are later than" in capsys.readouterr().err
+    assert main(["train", str(path), "--force", "--dry-run"]) == 0
+    assert f"resumes from {older} after 44 steps" in capsys.readouterr().out
+    assert main(["train", str(path), "--dry-run", "--set", f"output_dir={tmp_path / 'elsewhere'}"]) == 0
+
+
+def test_forced_from_an_older_checkpoint_the_later_ones_go_once_the_first_new_one_is_there(data, tmp_path):
+    run(data, tmp_path / "out", runner_config={"epochs": 3})
+    saved = tmp_path / "out" / "checkpoint" / "rank_0"
+
+    def places():
+        return {path.stem.rsplit("-", 1)[1] for path in saved.glob("*.ckpt")}
+
+    assert places() == {"1_4", "2_2", "2_6", "3_4", "3_6"}
+    change = {"resume_training": True, "load_checkpoint": str(saved / "t_rank_0-1_4.ckpt"), "runner_config": {"epochs": 2}}
+    callbacks = [{"type": "CheckpointMonitor", "prefix": "t", "save_checkpoint_steps": 5, "keep_checkpoint_max": 9}]
+    path = train_case.write_config(tmp_path / "c.yaml", data, tmp_path / "out", callbacks=callbacks, **change)
+    assert train(read_run(path), force=True).step == 12
+    assert places() == {"1_4", "1_5", "2_4", "2_6"}
+    assert list(train_case.losses(tmp_path / "out")) == list(range(1, 13))
+
+
+def test_resume_looks_where_the_checkpoint_monitor_writes(trained, data, tmp_path, capsys):
+    out, _, _ = trained
+    callbacks = [{"type": "CheckpointMonitor", "prefix": "t", "directory": str(out)}]
+    path = train_case.write_config(tmp_path / "c.yaml", data, tmp_path / "logs", callbacks=callbacks)
+    assert main(["train", str(path), "--resume", "--dry-run"]) == 0
+    assert "t_rank_0-13_4.ckpt after 52 steps" in capsys.readouterr().out
 
 
 def test_an_output_folder_that_cannot_be_written_is_told(data, tmp_path):

@@ -1,13 +1,17 @@
 """The log line character by character, the time left, the curve and what is recorded."""
 
 import json
+import logging
 import struct
+import sys
 
 import pytest
+from tensorboardX.proto import event_pb2
 
 from mindformers_codellama.config.sections import TrainLogSection
 from mindformers_codellama.errors import TrainingError
 from mindformers_codellama.train.monitor import StepReport, Stopwatch, bar_line, log_line, terminal_curve
+from mindformers_codellama.train.progress import Bar
 from mindformers_codellama.train.record import JSONL_NAME, Recorder, read_lines
 
 
@@ -69,7 +73,50 @@ def test_jsonl_tensorboard_and_png_are_written_and_nan_becomes_null(tmp_path):
     head = picture.read_bytes()[:24]
     assert head[:8] == b"\x89PNG\r\n\x1a\n"
     assert struct.unpack(">II", head[16:24]) > (400, 200)
-    assert list((tmp_path / "log" / "tensorboard").glob("events.*"))
+    scalars = read_scalars(tmp_path / "log" / "tensorboard")
+    assert scalars["loss"] == {step: pytest.approx(1.2344) for step in (1, 2, 3)}
+    assert scalars["grad-norm"] == {1: 0.5, 3: 0.5}  # infinity has no place on an axis
+    assert scalars["eval-loss"] == {3: 1.0}
+    assert scalars["learning-rate"][2] == pytest.approx(1e-5)
+    assert set(scalars) == {"loss", "learning-rate", "grad-norm", "loss-scale", "throughput", "eval-loss", "perplexity"}
+
+
+def read_scalars(folder):
+    """Tag to step to value of the event files in a folder: TFRecords (length, its checksum, data, its checksum) of Event messages."""
+    found = {}
+    for file in sorted(folder.glob("events.*")):
+        data = file.read_bytes()
+        while data:
+            (length,) = struct.unpack("<Q", data[:8])
+            event, data = event_pb2.Event.FromString(data[12 : 12 + length]), data[16 + length :]
+            for value in event.summary.value:
+                found.setdefault(value.tag, {})[event.step] = value.simple_value
+    return found
+
+
+def test_a_new_run_puts_the_log_of_an_earlier_one_aside(tmp_path):
+    for loss in (1.0, 2.0):
+        recorder = Recorder(tmp_path, TrainLogSection(tensorboard=False))
+        recorder.step(report(1, loss=loss))
+        recorder.close()
+    aside = [path for path in tmp_path.glob("train.*.jsonl")]
+    assert [line["loss"] for path in aside for line in read_lines(path)] == [1.0]
+    assert [line["loss"] for line in read_lines(tmp_path / JSONL_NAME)] == [2.0]
+
+
+def test_lines_of_the_log_stand_above_the_bar_and_not_behind_it(capsys):
+    logger = logging.getLogger("mindformers_codellama")
+    logger.setLevel("INFO")
+    logger.addHandler(logging.StreamHandler(sys.stderr))
+    bar = Bar(total=3, done=0)
+    bar.step(report(1))
+    logger.info("saved")
+    bar.note("evaluated")
+    bar.close()
+    lines = capsys.readouterr().err.replace("\r", "\n").splitlines()
+    assert "saved" in lines
+    assert "evaluated" in lines
+    assert any("loss 1.234, lr 1.00e-05" in line for line in lines)
 
 
 def test_a_resumed_log_drops_steps_that_are_made_again_and_a_cut_off_line(tmp_path):
