@@ -27,7 +27,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("config", metavar="CONFIG", help="YAML file")
     parser.add_argument("--set", dest="overrides", action="append", default=[], metavar="KEY=VALUE", help="set one key; may be repeated")
     parser.add_argument("--resume", action="store_true", help="go on from the newest complete checkpoint in output_dir")
-    parser.add_argument("--force", action="store_true", help="replace the checkpoints in output_dir of another run, or later than the resumed one")
+    parser.add_argument("--force", action="store_true", help="replace checkpoints of another run, or later than the resumed one")
     parser.add_argument("--dry-run", action="store_true", help="check everything, say what would be done, and stop")
     parser.add_argument(
         "--progress", choices=("auto", "bar", "lines"), default="auto", help="a bar, or MindFormers' lines (auto: a bar in a terminal)"
