@@ -118,6 +118,19 @@ def test_finetuning_starts_from_ckpt_huggingface_and_safetensors_with_one_loss_a
     assert first[0] == first[1] == first[2] < 0.6 * result.losses[0]
 
 
+def test_finetuning_from_weights_of_another_size_or_from_nothing_is_refused(trained, data, tmp_path, capsys):
+    out, _, _ = trained
+    path = train_case.write_config(tmp_path / "c.yaml", data, tmp_path / "tuned", run_mode="finetune", load_checkpoint=str(out))
+    assert main(["finetune", str(path), "--set", "model.model_config.hidden_size=32"]) == 3
+    told = capsys.readouterr().err
+    assert "another model size: hidden_size 16 there, 32 in the model" in told
+    assert "model.norm_out.weight: has shape [16], the model needs [32]" in told  # every tensor is listed
+    assert main(["finetune", str(path), "--set", "load_checkpoint=nowhere.ckpt"]) == 3
+    assert main(["finetune", str(path), "--set", "load_checkpoint="]) == 2
+    assert "load_checkpoint: is empty, but run_mode is finetune" in capsys.readouterr().err
+    assert not (tmp_path / "tuned" / "checkpoint").exists()
+
+
 def read_config(data, folder):
     return read_run(train_case.write_config(folder / "x.yaml", data, folder / "x")).model.config
 

@@ -10,6 +10,7 @@ import pytest
 
 from mindformers_codellama.config.sections import RunConfig, TrainLogSection
 from mindformers_codellama.errors import DataError, TrainingError
+from mindformers_codellama.train.evaluate import EvalResult
 from mindformers_codellama.train.loop import Parts, run_loop
 from mindformers_codellama.train.loss_scale import LossScale
 from mindformers_codellama.train.progress import LogLines
@@ -94,6 +95,23 @@ def test_an_interrupt_during_a_step_leaves_state_and_log_after_that_step(tmp_pat
         run_loop(parts, TrainState(scale=FIXED))
     assert parts.state.step == parts.state.updates == 3
     assert parts.recorder.steps == [1, 2, 3]
+    parts.recorder.close()
+
+
+@pytest.mark.parametrize(
+    ("intervals", "due"),
+    [
+        ({"eval_step_interval": 50, "eval_epoch_interval": -1}, [50, 100, 120]),
+        ({"eval_step_interval": -1, "eval_epoch_interval": 8}, [48, 96, 120]),
+        ({"eval_step_interval": 70, "eval_epoch_interval": 15}, [70, 90, 120]),
+    ],
+)
+def test_evaluation_is_due_by_steps_by_passes_and_at_the_end(tmp_path, intervals, due):
+    parts = parts_of(tmp_path, overflowing_except(*range(1, 121)))
+    parts.run = replace(parts.run, **intervals)
+    parts.evaluator = lambda: EvalResult(loss=1.0, perplexity=math.e, tokens=8, batches=1)
+    run_loop(parts, TrainState(scale=FIXED))
+    assert parts.recorder.evals == [(step, 1.0) for step in due]
     parts.recorder.close()
 
 
