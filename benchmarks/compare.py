@@ -3,8 +3,8 @@
 Every measurement is a process of its own, so that the two thread pools never share the cores. The pairs alternate
 (ours, peer, ours, peer, ...): when the machine's speed drifts, both drift, and the ratio of each pair stays fair.
 
-    python benchmarks/compare.py                         # 15m shape, 3 pairs, about 5 minutes on two cores
-    python benchmarks/compare.py --shape 125m --pairs 5 --markdown benchmarks/results.md
+    python benchmarks/compare.py                         # 15m shape, 3 pairs, about 2 minutes on two cores
+    python benchmarks/compare.py --shape 125m --pairs 5 --markdown benchmarks/RESULTS.md
 """
 
 from __future__ import annotations
