@@ -11,9 +11,6 @@ runs below differ by 7e-5 (no decay) and 2e-3 (no bias correction).
 import mindspore as ms
 import numpy as np
 import pytest
-import torch
-from transformers import LlamaConfig as TorchConfig
-from transformers import LlamaForCausalLM as TorchLlama
 
 from mindformers_codellama.config.model_config import ModelConfig
 from mindformers_codellama.model.llama import LlamaNetwork
@@ -22,6 +19,9 @@ from mindformers_codellama.train.loss_scale import LossScale
 from mindformers_codellama.train.optimizer import AdamSettings, AdamUpdate
 from mindformers_codellama.train.schedule import Schedule
 from mindformers_codellama.train.step import TrainStep
+
+torch = pytest.importorskip("torch", reason="the reference is torch with transformers: pip install .[test]")
+transformers = pytest.importorskip("transformers")
 
 STEPS, CLIP, DECAY = 20, 1.0, 0.1
 SIZES = {"vocab_size": 61, "hidden_size": 32, "num_layers": 2, "num_heads": 4, "num_kv_heads": 2, "intermediate_size": 48}
@@ -45,11 +45,11 @@ def our_name(name):
 
 def torch_model():
     torch.manual_seed(5)
-    config = TorchConfig(
+    config = transformers.LlamaConfig(
         vocab_size=61, hidden_size=32, num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=2, intermediate_size=48,
         max_position_embeddings=16, rope_theta=1e6, rms_norm_eps=1e-5, tie_word_embeddings=False, attn_implementation="eager",
     )  # fmt: skip
-    return TorchLlama(config).double()
+    return transformers.LlamaForCausalLM(config).double()
 
 
 def make_batches():

@@ -8,13 +8,14 @@ and Adam divides small numbers by small numbers), while a wrong formula shows at
 import mindspore as ms
 import numpy as np
 import pytest
-import torch
 from mindspore import nn, ops
 
 from mindformers_codellama.errors import ConfigError
 from mindformers_codellama.train.loss_scale import LossScale
 from mindformers_codellama.train.optimizer import AdamSettings, AdamUpdate, decayed
 from mindformers_codellama.train.step import TrainStep
+
+torch = pytest.importorskip("torch", reason="the reference is torch: pip install .[test]")
 
 VOCAB, WIDTH, STEPS = 11, 6, 8
 TOLERANCE = 1e-5
