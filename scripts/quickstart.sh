@@ -61,10 +61,10 @@ size=()
 [ "$vocabulary" = 2048 ] || size=(--set model.model_config.vocab_size="$vocabulary" --set trainer.model_name=tiny_with_my_tokenizer)
 
 # What two cores do in a few minutes. A model this small learns a few dozen answers by heart, not a large file.
-pretrain_rows=1600 finetune_rows=60 epochs=28 at_least=4
+pretrain_rows=1600 records=120 epochs=28 at_least=4
 [ "$own_data" = no ] || at_least=0 # how well other answers are learned is not known beforehand
 if [ "$vocabulary" -gt 4096 ]; then # the output head of a large vocabulary is most of the work
-    pretrain_rows=240 finetune_rows=12 epochs=60
+    pretrain_rows=240 records=16 epochs=80
 fi
 
 step "1 of 5: the Python standard library as training text"
@@ -77,18 +77,21 @@ run codellama train $configs/pretrain_codellama_tiny.yaml "${size[@]}" \
     --set output_dir="$work/pretrain"
 
 step "3 of 5: instructions to conversations to training rows"
-run python tools/alpaca_converter.py --data_path "$data" --output_path "$work/conversations.json"
+head='import json, sys; json.dump(json.load(open(sys.argv[1], encoding="utf-8"))[: int(sys.argv[3])], open(sys.argv[2], "w", encoding="utf-8"))'
+run python tools/alpaca_converter.py --data_path "$data" --output_path "$work/all_conversations.json"
+python -c "$head" "$work/all_conversations.json" "$work/conversations.json" $records
+echo "the first $records of them are used"
 run codellama data prepare "$work/conversations.json" --pack --tokenizer "$tokenizer" --seq-length 256 \
     --output "$work/instructions.mindrecord"
 
 step "4 of 5: finetune on the instructions"
 run codellama finetune $configs/finetune_codellama_tiny.yaml "${size[@]}" --set load_checkpoint="$work/pretrain/checkpoint" \
     --set train_dataset.data_loader.dataset_dir="$work/instructions.mindrecord" \
-    --set train_dataset.data_loader.num_samples=$finetune_rows --set runner_config.epochs=$epochs --set output_dir="$work/finetune"
+    --set runner_config.epochs=$epochs --set output_dir="$work/finetune"
 
 step "5 of 5: ask what it has learned"
 run python scripts/examples/ask_what_it_learned.py $configs/predict_codellama_tiny.yaml "${size[@]}" --tokenizer "$tokenizer" \
-    --load-checkpoint "$work/finetune/checkpoint" --data "$data" --first $finetune_rows --count 6 --at-least $at_least
+    --load-checkpoint "$work/finetune/checkpoint" --data "$data" --first $records --count 6 --at-least $at_least
 
 cat <<END
 
