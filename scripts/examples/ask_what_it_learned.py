@@ -4,11 +4,12 @@ python scripts/examples/ask_what_it_learned.py CONFIG --load-checkpoint CKPT --d
 """
 
 import argparse
-import json
 import sys
 import textwrap
+from itertools import islice
 from pathlib import Path
 
+from mindformers_codellama.data.records import read_records
 from mindformers_codellama.errors import CodeLlamaError, DataError
 from mindformers_codellama.generation.result import GenerationResult
 from mindformers_codellama.pipelines.open_model import OpenedModel, open_model
@@ -18,10 +19,11 @@ from mindformers_codellama.text.chat import Message, chat_ids
 
 def ask(args: argparse.Namespace) -> int:
     """Print every question with its answer; 0 when at least `--at-least` answers equal the expected ones."""
-    try:
-        records = json.loads(Path(args.data).read_text(encoding="utf-8"))[: args.first]
-    except (OSError, ValueError) as error:
-        raise DataError(args.data, f"is no Alpaca file that can be read ({error}).") from error
+    found = list(islice(read_records(Path(args.data)), args.first))
+    for record in found:
+        if not isinstance(record.value, dict) or not all(isinstance(record.value.get(key), str) for key in ("instruction", "output")):
+            raise DataError(record.place, "has no instruction and output texts.", fix="give the Alpaca file the model was finetuned on.")
+    records = [record.value for record in found]
     opened = open_model(args.config, load_checkpoint=args.load_checkpoint, tokenizer=args.tokenizer, overrides=args.set)
     room = opened.model.config.seq_length
 

@@ -81,7 +81,9 @@ def test_the_tool_with_the_cards_flags_in_its_own_process(tmp_path, hf):
 def test_conversion_starts_neither_mindspore_nor_torch(tmp_path, hf):
     code = (
         "import sys; from mindformers_codellama.cli.main import main\n"
-        f"main(['convert', {str(hf)!r}, {str(tmp_path / 'x.ckpt')!r}])\n"
-        "sys.exit(bool({'mindspore', 'torch', 'transformers'} & set(sys.modules)))"
+        f"failed = main(['convert', {str(hf)!r}, {str(tmp_path / 'x.ckpt')!r}])\n"
+        "sys.exit(failed or bool({'mindspore', 'torch', 'transformers'} & set(sys.modules)))"
     )
-    subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "x.ckpt").exists()
