@@ -71,6 +71,12 @@ class EnvironmentFault(CodeLlamaError):
     exit_code = 8
 
 
+class ClusterError(CodeLlamaError):
+    """A rank table, a layout that does not fit the ranks, or a rank that failed or could not be reached."""
+
+    exit_code = 9
+
+
 class Findings(CodeLlamaError):
     """Several errors of one check, reported together in the order found."""
 

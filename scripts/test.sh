@@ -2,8 +2,9 @@
 # Runs the tests in an environment of its own.
 #
 #   bash scripts/test.sh                 everyday tier: lint, types, layers, unit, model and journey tests (under 10 minutes)
-#   bash scripts/test.sh --all           also the slow tests, and a second tier on MindSpore 2.9 beside a real MindFormers 1.9
-#   bash scripts/test.sh --mindformers   only that second tier
+#   bash scripts/test.sh --all           also the slow and the cluster tests, and a tier on MindSpore 2.9 beside a real MindFormers 1.9
+#   bash scripts/test.sh --cluster       only the tests that start several processes
+#   bash scripts/test.sh --mindformers   only the tier beside MindFormers
 #   bash scripts/test.sh -k words ...    anything else goes to pytest
 #
 # Environments: .venv-test and .venv-mindformers beside this checkout, or under $CODELLAMA_VENVS.
@@ -34,18 +35,23 @@ against_mindformers() {
 
 case ${1:-} in
     -h | --help)
-        sed -n '2,9s/^# \{0,1\}//p' "$0"
+        sed -n '2,10s/^# \{0,1\}//p' "$0"
         ;;
     --all)
         shift
         everyday -m "not mindformers" "$@"
         against_mindformers "$@"
         ;;
+    --cluster)
+        shift
+        make_environment "$venvs/.venv-test" "[test,lint]"
+        python -m pytest -m "cluster and not mindformers" "$@"
+        ;;
     --mindformers)
         shift
         against_mindformers "$@"
         ;;
     *)
-        everyday -m "not slow and not mindformers" "$@"
+        everyday -m "not slow and not cluster and not mindformers" "$@"
         ;;
 esac

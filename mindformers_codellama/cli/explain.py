@@ -10,7 +10,7 @@ from typing import Any
 from mindformers_codellama.config.check import global_batch
 from mindformers_codellama.config.families import FAMILIES
 from mindformers_codellama.config.sections import DatasetSection, RunConfig
-from mindformers_codellama.model.parameters import parameter_count
+from mindformers_codellama.layout.parameters import parameter_count
 from mindformers_codellama.train.schedule import run_length
 
 BYTES = {"float32": 4, "float16": 2, "bfloat16": 2}

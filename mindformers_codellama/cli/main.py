@@ -72,7 +72,7 @@ def build_parser(names: Sequence[str]) -> argparse.ArgumentParser:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one subcommand; the exit code.
 
-    0 done, 1 to 8 a `CodeLlamaError` (its kind), 2 also wrong arguments, 8 also what the system refuses, 130 stopped
+    0 done, 1 to 9 a `CodeLlamaError` (its kind), 2 also wrong arguments, 8 also what the system refuses, 130 stopped
     by the user, 141 the reader of a pipe has gone. A traceback is shown only for faults of this program, or when
     CODELLAMA_TRACEBACK is set.
     """

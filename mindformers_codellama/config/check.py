@@ -72,16 +72,18 @@ def require_single_process(run: RunConfig) -> None:
 
 
 def rank_count(environment: Mapping[str, str] | None = None) -> int | None:
-    """Ranks of this job from RANK_SIZE, as launchers set it; None when nobody says.
+    """Ranks of this job from RANK_SIZE (launchers with a rank table) or MS_WORKER_NUM (msrun); None when nobody says.
 
     Raises:
-        ConfigError: a RANK_SIZE that is not a whole number above 0.
+        ConfigError: a value that is not a whole number above 0.
     """
-    text = (os.environ if environment is None else environment).get("RANK_SIZE", "")
-    if not text:
+    found = os.environ if environment is None else environment
+    name = next((name for name in ("RANK_SIZE", "MS_WORKER_NUM") if found.get(name)), "")
+    if not name:
         return None
+    text = found[name]
     if not text.isdecimal() or int(text) < 1:
-        raise ConfigError("RANK_SIZE", f"got {text!r} from the environment.", fix="a whole number of at least 1, or unset it.")
+        raise ConfigError(name, f"got {text!r} from the environment.", fix="a whole number of at least 1, or unset it.")
     return int(text)
 
 

@@ -6,7 +6,7 @@ import math
 
 from mindformers_codellama.config.check import require_runnable, require_single_process
 from mindformers_codellama.config.sections import RunConfig
-from mindformers_codellama.model.parameters import parameter_shapes
+from mindformers_codellama.layout.parameters import parameter_shapes
 from mindformers_codellama.train.plan import open_train_batches, plan_length, plan_scale, plan_schedule
 from mindformers_codellama.train.run import open_folder, resume_point
 

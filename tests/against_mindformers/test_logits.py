@@ -12,9 +12,9 @@ import pytest
 
 from mindformers_codellama.checkpoint.load import load_into
 from mindformers_codellama.config.model_config import ModelConfig
+from mindformers_codellama.layout.parameters import parameter_shapes
 from mindformers_codellama.model.initial import init_parameters
 from mindformers_codellama.model.llama import LlamaNetwork
-from mindformers_codellama.model.parameters import parameter_shapes
 from mindformers_codellama.pipelines.causal_lm import LlamaForCausalLM
 
 pytestmark = pytest.mark.mindformers

@@ -14,9 +14,9 @@ import pytest
 from mindformers_codellama.checkpoint.ckpt_format import write_ckpt
 from mindformers_codellama.checkpoint.load import load_into
 from mindformers_codellama.config.read import read_run
+from mindformers_codellama.layout.parameters import parameter_shapes
 from mindformers_codellama.model.initial import initial_value
 from mindformers_codellama.model.llama import LlamaNetwork
-from mindformers_codellama.model.parameters import parameter_shapes
 from mindformers_codellama.runtime.context import enter_context
 from mindformers_codellama.text.auto import AutoTokenizer
 

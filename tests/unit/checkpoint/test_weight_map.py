@@ -13,7 +13,7 @@ from mindformers_codellama.checkpoint.weight_map import (
     to_theirs,
 )
 from mindformers_codellama.config.families import FAMILIES
-from mindformers_codellama.model.parameters import parameter_shapes
+from mindformers_codellama.layout.parameters import parameter_shapes
 
 
 @pytest.mark.parametrize("rules", [HF, META], ids=["hf", "meta"])

@@ -7,7 +7,7 @@ from mindformers_codellama.config.families import FAMILIES, PROMPT_STYLES, model
 from mindformers_codellama.config.model_config import round_intermediate_size
 from mindformers_codellama.config.sections import RunConfig
 from mindformers_codellama.errors import ConfigError
-from mindformers_codellama.model.parameters import parameter_count, parameter_shapes
+from mindformers_codellama.layout.parameters import parameter_count, parameter_shapes
 
 # Published totals (safetensors index of the Hugging Face repositories): Llama 2 and 34B have 32000 pieces.
 # Each of 16 more pieces costs two rows of D: 7B + 131,072, 13B + 163,840, 70B + 262,144.

@@ -9,8 +9,8 @@ import pytest
 from mindformers_codellama.config.families import FAMILIES
 from mindformers_codellama.config.model_config import ModelConfig
 from mindformers_codellama.errors import TokenizerError
+from mindformers_codellama.layout.parameters import parameter_count, parameter_shapes
 from mindformers_codellama.model.inputs import check_token_ids
-from mindformers_codellama.model.parameters import parameter_count, parameter_shapes
 
 PUBLISHED = {
     "codellama_7b": 6_738_546_688,
@@ -45,7 +45,7 @@ def test_grouped_heads_narrow_keys_and_values():
 
 
 def test_shapes_are_known_without_mindspore():
-    code = "import sys, mindformers_codellama.model.parameters; sys.exit('mindspore' in sys.modules)"
+    code = "import sys, mindformers_codellama.layout.parameters; sys.exit('mindspore' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 

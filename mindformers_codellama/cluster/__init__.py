@@ -1,0 +1,1 @@
+"""Servers, rank tables and the processes of a job; no MindSpore."""

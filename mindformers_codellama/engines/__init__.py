@@ -1,0 +1,1 @@
+"""Other engines that can run a configuration in place of ours."""

@@ -1,0 +1,1 @@
+"""Which rank holds which part of a model: pure arithmetic that training, checkpoints, strategy files and the planner share."""

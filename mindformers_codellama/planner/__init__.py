@@ -1,0 +1,1 @@
+"""Memory, traffic and waiting of a layout, computed without MindSpore."""
