@@ -12,10 +12,11 @@ from mindformers_codellama.checkpoint.dtypes import MINDSPORE, WEIGHT_DTYPES
 from mindformers_codellama.checkpoint.latest import get_last_checkpoint
 from mindformers_codellama.checkpoint.open import CheckpointReader, open_checkpoint
 from mindformers_codellama.checkpoint.report import LoadReport, compare, difference_errors
-from mindformers_codellama.checkpoint.tensors import CastTensor, LazyTensor
+from mindformers_codellama.checkpoint.tensors import CastTensor, ComputedTensor, LazyTensor
 from mindformers_codellama.checkpoint.weight_map import is_dropped, is_training_state
 from mindformers_codellama.config.model_config import ModelConfig
 from mindformers_codellama.errors import CheckpointError, raise_all
+from mindformers_codellama.layout.cuts import ModelLayout
 
 __all__ = ["get_last_checkpoint", "load_into"]
 
@@ -25,7 +26,9 @@ HEADS = ("num_heads", "num_kv_heads")
 TOLD = ("rope_theta", "extend_method", "scaling_factor", "rms_norm_eps")
 
 
-def load_into(network: nn.Cell, path: str | Path, *, strict: bool = True) -> LoadReport:
+def load_into(
+    network: nn.Cell, path: str | Path, *, strict: bool = True, model_layout: ModelLayout | None = None, rank: int = 0, strategy: str = ""
+) -> LoadReport:
     """Fill the parameters of `network` from a checkpoint; values are cast to the parameters' types.
 
     Call it before the network is compiled. Nothing is changed when the checkpoint is refused.
@@ -34,6 +37,10 @@ def load_into(network: nn.Cell, path: str | Path, *, strict: bool = True) -> Loa
         network: parameters have MindFormers' names; KV caches are left alone.
         path: anything `open_checkpoint` takes, a Hugging Face directory included.
         strict: refuse missing and unexpected tensors too; when False they are only reported.
+        model_layout: where every tensor lies; the network has the parts of one rank, and only those are read.
+            None when the network is whole.
+        rank: whose parts, in [0, ranks of the layout).
+        strategy: strategy file or folder of a checkpoint in `rank_N` folders whose shards do not describe themselves.
 
     Returns:
         What was loaded, left out and different.
@@ -43,6 +50,8 @@ def load_into(network: nn.Cell, path: str | Path, *, strict: bool = True) -> Loa
             unexpected ones, all at once; a checkpoint that says it has other heads; or the file cannot be read.
     """
     reader = open_checkpoint(path)
+    if model_layout is not None:
+        return _load_parts(network, reader, model_layout, rank, strict=strict)
     parameters = {name: parameter for name, parameter in network.parameters_and_names() if not is_dropped(name)}
     ignored = [name for name in reader.names() if is_training_state(name) and name not in parameters]
     found = {name: shape for name, shape in reader.shapes().items() if name not in ignored}
@@ -62,6 +71,30 @@ def load_into(network: nn.Cell, path: str | Path, *, strict: bool = True) -> Loa
             cast_from |= {source} - {MINDSPORE[str(parameter.dtype)]}
     log.info("loaded %d tensors from %s", len(set(found) & set(needed)), reader.path)
     loaded = len(set(found) & set(needed))
+    return LoadReport(str(reader.path), loaded, (*ignored, *reader.dropped), difference, tuple(sorted(cast_from)))
+
+
+def _load_parts(network: nn.Cell, reader: CheckpointReader, model_layout: ModelLayout, rank: int, *, strict: bool) -> LoadReport:
+    """Read what one rank holds. The whole model is compared, so that every rank finds the same."""
+    parameters = {name: parameter for name, parameter in network.parameters_and_names() if not is_dropped(name)}
+    ignored = [name for name in reader.names() if is_training_state(name)]
+    found = {name: shape for name, shape in reader.shapes().items() if name not in ignored}
+    needed = model_layout.shapes
+    difference = compare(found, needed)
+    problems = difference_errors(reader.path, difference, found, needed)
+    if problems and (strict or difference.misshaped or not set(found) & set(needed)):
+        raise_all(problems)
+    _compare_configs(reader, getattr(network, "config", None))
+    cast_from: set[str] = set()
+    for name, parameter in parameters.items():
+        box = model_layout.box(name, rank)
+        assert box is not None, name
+        assert box.shape == tuple(parameter.shape), (name, box, parameter.shape)
+        if name in found:
+            source = reader.tensor(name)
+            part = ComputedTensor(box.shape, source.dtype, lambda source=source, box=box: source.read()[box.slices])
+            cast_from |= {_assign(parameter, part, f"{reader.path}: {name}")} - {MINDSPORE[str(parameter.dtype)]}
+    loaded = len(set(found) & set(parameters))
     return LoadReport(str(reader.path), loaded, (*ignored, *reader.dropped), difference, tuple(sorted(cast_from)))
 
 
