@@ -14,12 +14,12 @@ CORE = [
     "ml_dtypes>=0.4,<0.6",
     "pyyaml>=6",
     "tqdm>=4.66",
-    "fschat>=0.2.36",
     "tensorboardX>=2.6",
     "matplotlib>=3.8",
     "shtab>=1.7",
 ]
-TEST = ["pytest>=8", "pytest-timeout>=2.3", "hypothesis>=6", "torch==2.13.0", "transformers>=4.57,<6"]
+TEMPLATES = ["fschat>=0.2.36"]
+TEST = [*TEMPLATES, "pytest>=8", "pytest-timeout>=2.3", "hypothesis>=6", "torch==2.13.0", "transformers>=4.57,<6"]
 LINT = ["ruff>=0.9", "mypy>=1.14", "import-linter>=2.1", "types-PyYAML", "types-tqdm"]
 MINDFORMERS = ["mindspore>=2.9,<2.10", "mindformers==1.9.*"]
 PEER = ["pytest>=8", "pytest-timeout>=2.3"]
@@ -35,6 +35,6 @@ setup(
     packages=find_packages(include=["mindformers_codellama", "mindformers_codellama.*"]),
     package_data={"mindformers_codellama": ["py.typed", "**/assets/**/*", "**/assets/*"]},
     install_requires=CORE,
-    extras_require={"test": TEST, "lint": LINT, "dev": TEST + LINT, "mindformers": MINDFORMERS, "peer": PEER},
+    extras_require={"templates": TEMPLATES, "test": TEST, "lint": LINT, "dev": TEST + LINT, "mindformers": MINDFORMERS, "peer": PEER},
     entry_points={"console_scripts": ["codellama=mindformers_codellama.cli.main:main"]},
 )

@@ -36,6 +36,8 @@ make_environment() {
     fi
     PATH=$(cd "$directory/bin" && pwd):$PATH
     export PATH
+    # fschat needs wavedrom, whose build fetches setuptools_scm without what version 10 of that needs
+    export PIP_CONSTRAINT=${PIP_CONSTRAINT:-$root/scripts/build_constraints.txt}
     if [ ! -f "$stamp" ] || [ "$(cat "$stamp")" != "$wanted" ]; then
         echo "== installing mindformers_codellama$extras and what it needs (MindSpore is about 0.8 GB; once)"
         python -m pip install --quiet --disable-pip-version-check -e "$root$extras" || {

@@ -11,6 +11,7 @@ import os
 from collections.abc import Mapping
 from difflib import get_close_matches
 
+from mindformers_codellama.config.check_layout import SINGLE_PASS_MODES, layout_findings
 from mindformers_codellama.config.dialect import MODEL_KEYS
 from mindformers_codellama.config.families import FAMILIES
 from mindformers_codellama.config.refused import refused_findings
@@ -22,12 +23,11 @@ logger = logging.getLogger(__name__)
 
 TYPE_KEYS = ("compute_dtype", "layernorm_compute_type", "softmax_compute_type", "rotary_dtype", "param_init_type")
 FACT_KEYS = ("vocab_size", "hidden_size", "num_layers", "num_heads", "n_kv_heads", "intermediate_size", "theta")
-SINGLE_PASS_MODES = ("eval", "predict", "export")
 
 
 def static_findings(run: RunConfig) -> list[CodeLlamaError]:
     """What is wrong with a configuration whatever it is used for; `where` is a dotted key."""
-    return [*_device(run), *_tokens(run), *_degrees(run), *_training(run), *_callbacks(run)]
+    return [*_device(run), *_tokens(run), *layout_findings(run), *_training(run), *_callbacks(run)]
 
 
 def run_findings(run: RunConfig, *, ranks: int | None = None) -> list[CodeLlamaError]:
@@ -166,37 +166,6 @@ def _tokens(run: RunConfig) -> list[CodeLlamaError]:
     if 0 <= settings.ignore_token_id < settings.vocab_size:
         fix = "write -100, as MindFormers does."
         found.append(ConfigError("model.model_config.ignore_token_id", f"got {settings.ignore_token_id}, which is also a token.", fix=fix))
-    return found
-
-
-def _degrees(run: RunConfig) -> list[CodeLlamaError]:
-    """Degrees that do not divide what they cut."""
-    degrees, config = run.parallel_config, run.model.config
-    if not run.use_parallel:
-        return []
-    found: list[CodeLlamaError] = []
-
-    def refuse(key: str, problem: str, fix: str = "") -> None:
-        found.append(ConfigError(f"parallel_config.{key}", problem, fix=fix))
-
-    shared = degrees.model_parallel
-    for name, size in (
-        ("n_kv_heads", config.num_kv_heads),
-        ("hidden_size", config.hidden_size),
-        ("intermediate_size", config.intermediate_size),
-    ):
-        if size % shared:
-            refuse("model_parallel", f"got {shared}, must divide {name} ({size}).")
-    stages = degrees.pipeline_stage
-    if stages > config.num_layers:
-        refuse("pipeline_stage", f"got {stages}, must be at most num_layers ({config.num_layers}).")
-    if run.run_mode in SINGLE_PASS_MODES and stages > 1:
-        refuse("pipeline_stage", f"got {stages}, but run_mode {run.run_mode} has no pipeline.", "write 1 and raise model_parallel.")
-    elif degrees.micro_batch_num < stages:
-        refuse("micro_batch_num", f"got {degrees.micro_batch_num}, must be at least pipeline_stage ({stages}).")
-    rows = run.predict_batch_size or run.model.batch_size
-    if run.run_mode == "predict" and rows % degrees.data_parallel:
-        refuse("data_parallel", f"got {degrees.data_parallel}, must divide the batch ({rows}).", "write data_parallel: 1.")
     return found
 
 

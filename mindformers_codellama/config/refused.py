@@ -28,14 +28,6 @@ class Refusal:
 _OFF = (False, None)
 
 REFUSED: Mapping[str, Refusal] = {
-    "only_save_strategy": Refusal(
-        _OFF, "strategy files are written by runs on several ranks, which this version does not have.", "write False."
-    ),
-    "micro_batch_interleave_num": Refusal(
-        (1,),
-        "interleaving hides communication between ranks.",
-        "write 1; runner_config.gradient_accumulation_steps gives the same global batch.",
-    ),
     "auto_tune": Refusal(_OFF, "MindData's own tuning is not used.", "write False; num_parallel_workers sets the reading threads."),
     "profile": Refusal(
         _OFF, "MindSpore's profiler is not started from the configuration.", "write False and profile from outside, e.g. py-spy or msprof."

@@ -83,9 +83,9 @@ class RunConfig:
     src_strategy_path_or_dir: str = ""
     """Strategy files that say how `load_checkpoint` is cut; empty is a whole checkpoint."""
     auto_trans_ckpt: bool = False
-    """Cut `load_checkpoint` anew for this run's ranks at the start; without meaning on one rank, which takes the checkpoint whole."""
+    """Cut a `load_checkpoint` of another layout anew for this run's ranks at the start."""
     only_save_strategy: bool = False
-    """Write the strategy files and stop; False is the one value we have."""
+    """Write the strategy files and stop."""
     resume_training: bool = False
     """Go on where `load_checkpoint` stopped: optimizer, step, data position and random state too."""
     run_mode: str = key("train", choices=RUN_MODES)
@@ -119,7 +119,7 @@ class RunConfig:
     parallel_config: ParallelConfigSection = field(default_factory=ParallelConfigSection)
     """How many ranks for what."""
     micro_batch_interleave_num: int = key(1, low=1)
-    """Halves of a batch computed in turn to hide communication; 1 is none."""
+    """Parts of `batch_size` rows that a micro step computes in turn in one graph, so that communication can hide; 1 is none."""
     recompute_config: RecomputeConfigSection = field(default_factory=RecomputeConfigSection)
     """Time for memory."""
     callbacks: tuple[Callback, ...] = (LossMonitor(), CheckpointMonitor(save_checkpoint_steps=1000))

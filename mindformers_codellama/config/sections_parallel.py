@@ -97,18 +97,18 @@ class ParallelOptimizerConfigSection:
 
 @dataclass(frozen=True, kw_only=True)
 class ParallelSection:
-    """`parallel`: MindSpore's parallel context. Checked, then recorded: this version starts one process only."""
+    """`parallel`: how ranks work together."""
 
     parallel_mode: int = key(1, choices=(0, 1, 2, 3), spellings={name: number for number, name in enumerate(PARALLEL_MODES)})
-    """0 data, 1 semi-automatic, 2 automatic, 3 hybrid; the names (`semi_auto_parallel`) are read as well."""
+    """0: every rank is a copy with a loss of its own. 1: the degrees of `parallel_config`, one loss over all. 2, 3: refused."""
     gradients_mean: bool = False
-    """Average gradients over ranks instead of adding them."""
+    """In `parallel_mode: 0`: average gradients over ranks instead of adding them. In mode 1 the loss is one mean already."""
     enable_alltoall: bool = False
-    """Use AllToAll for redistribution."""
+    """Recorded without effect: redistribution for experts, which there are none of."""
     full_batch: bool = True
-    """Every rank reads the whole batch; otherwise each reads its own part."""
+    """Ranks share a batch of `batch_size` rows per copy; otherwise every rank brings `batch_size` rows of its own (docs/parallel.md)."""
     search_mode: str = key("sharding_propagation", choices=("sharding_propagation", "dynamic_programming", "recursive_programming"))
-    """Search of automatic parallelism."""
+    """Recorded without effect: search of automatic parallelism."""
     enable_parallel_optimizer: bool = False
     """Cut optimizer state over data-parallel ranks."""
     strategy_ckpt_save_file: str = "./ckpt_strategy.ckpt"
@@ -122,7 +122,7 @@ class ParallelSection:
 
 @dataclass(frozen=True, kw_only=True)
 class ParallelConfigSection:
-    """`parallel_config`: the degrees; their product is the number of ranks. Above 1 they are checked, not run."""
+    """`parallel_config`: the degrees; their product is the number of ranks."""
 
     data_parallel: int = key(1, low=1)
     """Copies of the model, each with its own rows."""

@@ -1,0 +1,65 @@
+"""Rules about degrees: what must divide what, and what several ranks cannot do together."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from mindformers_codellama.config.sections import RunConfig
+from mindformers_codellama.errors import CodeLlamaError, ConfigError
+
+SINGLE_PASS_MODES = ("eval", "predict", "export")
+"""Values of `run_mode` that have no backward pass, and so no pipeline."""
+
+
+def layout_findings(run: RunConfig) -> list[CodeLlamaError]:
+    """What is wrong with the degrees; nothing when `use_parallel` is False."""
+    if not run.use_parallel:
+        return []
+    if run.parallel.parallel_mode in (2, 3):
+        problem = f"got {run.parallel.parallel_mode}, but degrees are not searched for and operators are not cut one by one."
+        fix = "write 1 (semi_auto_parallel) with degrees in parallel_config, or 0 (data_parallel)."
+        return [ConfigError("parallel.parallel_mode", problem, fix=fix)]
+    found = list(_predict(run))
+    if run.parallel.parallel_mode == 1:  # in mode 0 every rank is a copy: only the product of the degrees counts
+        found += [*_model_axis(run), *_stage_axis(run)]
+    return found
+
+
+def _refuse(key: str, problem: str, fix: str = "") -> ConfigError:
+    return ConfigError(f"parallel_config.{key}", problem, fix=fix)
+
+
+def _model_axis(run: RunConfig) -> Iterator[CodeLlamaError]:
+    """Heads, hidden channels and positions that ranks share."""
+    degrees, config = run.parallel_config, run.model.config
+    shared = degrees.model_parallel
+    possible = [n for n in range(1, config.num_kv_heads + 1) if not (config.num_kv_heads % n or config.intermediate_size % n)]
+    for name, size in (("n_kv_heads", config.num_kv_heads), ("intermediate_size", config.intermediate_size)):
+        if size % shared:
+            yield _refuse("model_parallel", f"got {shared}, must divide {name} ({size}).", f"write one of {', '.join(map(str, possible))}.")
+    if degrees.use_seq_parallel and config.seq_length % shared:
+        problem = f"True needs a seq_length ({config.seq_length}) that model_parallel ({shared}) divides."
+        yield _refuse("use_seq_parallel", problem, "write False, or another seq_length.")
+
+
+def _stage_axis(run: RunConfig) -> Iterator[CodeLlamaError]:
+    """Layers over stages, and micro batches to fill them."""
+    degrees, layers, offset = run.parallel_config, run.model.config.num_layers, run.model.model_config.offset
+    stages = degrees.pipeline_stage
+    if stages > layers:
+        yield _refuse("pipeline_stage", f"got {stages}, must be at most num_layers ({layers}).")
+    elif isinstance(offset, tuple) and stages > 1 and (len(offset), sum(offset)) != (stages, layers % stages):
+        problem = f"got {list(offset)}: {layers} layers in {stages} stages need {stages} numbers that add up to {layers % stages}."
+        yield ConfigError("model.model_config.offset", problem, fix="write 0 for the usual rule.")
+    if run.run_mode in SINGLE_PASS_MODES and stages > 1:
+        yield _refuse("pipeline_stage", f"got {stages}, but run_mode {run.run_mode} has no pipeline.", "write 1 and raise model_parallel.")
+    elif degrees.micro_batch_num < stages:
+        yield _refuse("micro_batch_num", f"got {degrees.micro_batch_num}, must be at least pipeline_stage ({stages}).")
+
+
+def _predict(run: RunConfig) -> Iterator[CodeLlamaError]:
+    """Prompts dealt over copies."""
+    degrees = run.parallel_config
+    rows = run.predict_batch_size or run.model.batch_size
+    if run.run_mode == "predict" and rows % degrees.data_parallel:
+        yield _refuse("data_parallel", f"got {degrees.data_parallel}, must divide the batch ({rows}).", "write data_parallel: 1.")
