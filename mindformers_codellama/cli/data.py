@@ -60,7 +60,9 @@ def _add_prepare(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--held-out", type=float, default=0.05, metavar="F", help="fraction of its files held out (default 0.05)")
     parser.add_argument("--max-bytes", type=int, metavar="N", help="take at most so many bytes of python-stdlib")
     parser.add_argument(
-        "--template", default="vicuna_v1.1", help="text around conversations: a FastChat name (default vicuna_v1.1) or llama2"
+        "--template",
+        default="vicuna_v1.1",
+        help="text around conversations: vicuna_v1.1 (default), llama2, or with the [templates] extra a FastChat name",
     )
     parser.add_argument("--pack", action="store_true", help="several samples per row, kept apart by segment_ids and position_ids")
     parser.add_argument("--parts", type=int, default=1, metavar="N", help="spread the rows over N files")

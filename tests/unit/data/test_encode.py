@@ -144,18 +144,39 @@ def test_an_empty_answer_leaves_nothing_to_learn_in_its_round(tokenizer):
     assert not our_row([("human", "q"), ("gpt", "")], tokenizer, 200)[2].learns
 
 
-def test_the_vicuna_text_is_fastchats():
-    from fastchat.conversation import get_conv_template
+TURNS = (("hello\n", "hi"), (" and: ", "bye "))
 
-    conv = get_conv_template("vicuna_v1.1")
-    turns = (("hello\n", "hi"), (" and: ", "bye "))
-    messages = []
-    for question, answer in turns:
-        conv.append_message(conv.roles[0], question)
-        conv.append_message(conv.roles[1], answer)
-        messages += [{"from": "human", "value": question}, {"from": "gpt", "value": answer}]
-    ours = "".join(f"{part.prompt}{part.answer}</s>" for part in VICUNA.rounds(Conversation(turns)))
-    assert ours == conv.get_prompt() == conversation_text(messages)
+
+@pytest.fixture
+def without_fastchat(monkeypatch):
+    monkeypatch.setitem(sys.modules, "fastchat", None)
+    monkeypatch.setitem(sys.modules, "fastchat.conversation", None)
+
+
+def test_the_vicuna_text_is_the_contracts(without_fastchat):
+    messages = [{"from": role, "value": text} for turn in TURNS for role, text in zip(("human", "gpt"), turn, strict=True)]
+    ours = "".join(f"{part.prompt}{part.answer}</s>" for part in open_template("vicuna_v1.1").rounds(Conversation(TURNS)))
+    assert ours == conversation_text(messages)
+
+
+def test_the_built_in_and_the_installed_templates_write_what_fastchat_writes():
+    fastchat = pytest.importorskip("fastchat.conversation", reason="needs the [templates] extra")
+    names = [name for name in template_names() if name != "llama2"]
+    assert {"vicuna_v1.1", "alpaca"} <= set(names)
+    for name in names:
+        conv = fastchat.get_conv_template(name)
+        for question, answer in TURNS:
+            conv.append_message(conv.roles[0], question)
+            conv.append_message(conv.roles[1], answer)
+        assert "".join(f"{part.prompt}{part.answer}</s>" for part in open_template(name).rounds(Conversation(TURNS))) == conv.get_prompt()
+
+
+def test_templates_that_are_not_built_in_ask_for_fastchat(without_fastchat):
+    assert template_names() == ("vicuna_v1.1", "llama2")
+    with pytest.raises(
+        DataError, match=r"'alpaca' is not built in.*FastChat.*not installed.*pip install \"mindformers_codellama\[templates\]\""
+    ):
+        open_template("alpaca")
 
 
 def test_a_records_system_text_replaces_the_templates():
@@ -175,6 +196,7 @@ def test_the_instruct_template_begins_every_round_with_bos(tokenizer):
 
 
 def test_an_unknown_template_is_refused_with_the_known_ones():
+    pytest.importorskip("fastchat.conversation", reason="needs the [templates] extra")
     with pytest.raises(DataError, match=r"template: 'vicuna' is not known. Fix: write one of .*vicuna_v1.1.*llama2"):
         open_template("vicuna")
     assert "chatml" not in template_names()
