@@ -11,6 +11,7 @@ from mindformers_codellama.config.model_config import ModelConfig
 from mindformers_codellama.model.attention import additive_mask
 from mindformers_codellama.model.decoder import DecoderStack
 from mindformers_codellama.model.linear import Linear
+from mindformers_codellama.model.part import WHOLE, NetworkPart
 from mindformers_codellama.runtime.dtypes import mindspore_dtype
 
 
@@ -21,11 +22,13 @@ class LlamaNetwork(nn.Cell):
 
     Args:
         config: sizes, dtypes and rotary settings; `seq_length` is the longest row.
+        part: what of the network this rank holds.
     """
 
-    def __init__(self, config: ModelConfig) -> None:
+    def __init__(self, config: ModelConfig, part: NetworkPart = WHOLE) -> None:
         super().__init__()
         self.config = config
+        self.part = part
         self.pad_token_id = config.pad_token_id
         self.mask_dtype = mindspore_dtype(config.softmax_compute_dtype)
         self.model = DecoderStack(config)
