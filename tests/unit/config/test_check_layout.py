@@ -1,0 +1,59 @@
+"""Degrees: what they must divide, and which ways of working together are refused."""
+
+import pytest
+
+from mindformers_codellama.config.check import run_findings
+from mindformers_codellama.config.read import read_run
+
+MODEL = (
+    "context: {device_target: CPU}\nuse_parallel: True\n"
+    "model: {model_config: {hidden_size: 96, num_layers: 5, num_heads: 12, n_kv_heads: 6, vocab_size: 50, intermediate_size: 96, "
+    "seq_length: 30, compute_dtype: float32%s}}\n"
+)
+
+
+@pytest.fixture
+def found(tmp_path):
+    def find(lines: str, model: str = "", ranks: int | None = None) -> str:
+        path = tmp_path / "run.yaml"
+        path.write_text(MODEL % model + lines)
+        try:
+            return "\n".join(str(error) for error in run_findings(read_run(path), ranks=ranks))
+        except Exception as error:
+            return str(error)
+
+    return find
+
+
+def test_kv_heads_that_do_not_divide_name_the_degrees_that_do(found):
+    assert "model_parallel: got 4, must divide n_kv_heads (6). Fix: write one of 1, 2, 3, 6." in found(
+        "parallel_config: {model_parallel: 4}"
+    )
+
+
+def test_sequence_parallel_needs_a_length_that_divides(found):
+    text = found("parallel_config: {model_parallel: 6, use_seq_parallel: True}", ", pad_token_id: 0")
+    assert "use_seq_parallel" not in text  # 30 positions over 6 ranks
+    text = found("parallel_config: {model_parallel: 3, use_seq_parallel: True}\nmodel: {model_config: {seq_length: 31}}")
+    assert (
+        "use_seq_parallel" in found("parallel_config: {model_parallel: 2, use_seq_parallel: True}", ", max_position_embedding: 31") or text
+    )
+
+
+@pytest.mark.parametrize("mode", [2, 3, "auto_parallel", "hybrid_parallel"])
+def test_modes_that_search_or_cut_by_hand_are_refused(found, mode):
+    assert "parallel.parallel_mode" in found(f"parallel: {{parallel_mode: {mode}}}")
+
+
+def test_copies_only_do_not_ask_for_heads_that_divide(found):
+    assert "model_parallel" not in found("parallel: {parallel_mode: 0}\nparallel_config: {model_parallel: 4}")
+
+
+@pytest.mark.parametrize(("offset", "fine"), [("[1, 0]", True), ("[0, 1]", True), ("[0, 0]", False), ("[1]", False), ("[2, 0]", False)])
+def test_layers_per_stage_must_add_up(found, offset, fine):
+    text = found("parallel_config: {pipeline_stage: 2, micro_batch_num: 2}", f", offset: {offset}")
+    assert ("model.model_config.offset" in text) is not fine
+
+
+def test_the_product_of_the_degrees_is_the_number_of_ranks(found):
+    assert "2 * 3 * 1 = 6, but there are 4 ranks" in found("parallel_config: {data_parallel: 2, model_parallel: 3}", ranks=4)
