@@ -19,6 +19,8 @@ _CRC_TAIL = 17
 """`crc_num` and 10 digits of base 256."""
 _VARINT, _BYTES = 0, 2
 """Wire types of protobuf that the format uses."""
+_OUR_TEXT = "codellama_"
+"""Entries of uint8 with this prefix are text of ours, stored so because MindSpore's tools stumble over entries of text."""
 
 
 @dataclass(frozen=True)
@@ -73,6 +75,11 @@ def _compare_crc(file: BinaryIO, end: int, path: Path) -> None:
     file.seek(0)
 
 
+def _decode(file: BinaryIO, part: _Part) -> str:
+    file.seek(part.offset)
+    return file.read(part.nbytes).decode(errors="replace")
+
+
 @dataclass
 class _Part:
     """One Value while it is parsed."""
@@ -115,6 +122,11 @@ class _Scanner:
             here = file.tell()
             file.seek(last.offset)
             contents.strings[last.tag] = file.read(last.nbytes).decode("utf-32-le", errors="replace").rstrip("\0")
+            file.seek(here)
+            return
+        if last.tensor_type == "UInt8" and last.tag.startswith(_OUR_TEXT):
+            here = file.tell()
+            contents.strings[last.tag] = "".join(_decode(file, part) for part in parts)
             file.seek(here)
             return
         if last.tensor_type not in MINDSPORE:
