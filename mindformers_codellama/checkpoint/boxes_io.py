@@ -75,7 +75,7 @@ def fill_box(tensor: LazyTensor, box: Box, out: np.ndarray) -> None:
 def blocks(box: Box, itemsize: int, limit: int | None = None) -> Iterator[Box]:
     """The box in parts of at most `limit` bytes (`CHUNK_BYTES`), each contiguous in it, in C order."""
     limit = CHUNK_BYTES if limit is None else limit
-    if box.size * itemsize <= limit or not box.stop:
+    if box.size <= 1 or box.size * itemsize <= limit:
         yield box
         return
     dim = next(i for i, size in enumerate(box.shape) if size > 1)
@@ -153,8 +153,7 @@ def _fill_from_file(source: _Bytes, tensor: FileTensor, box: Box, out: np.ndarra
 
 def _view(values: np.ndarray, box: Box) -> np.ndarray:
     """A part of an array that writes through, also of a scalar."""
-    index = (*box.slices, ...)
-    return values[index]
+    return values[box.slices] if box.stop else values[...]
 
 
 def _depth(shape: tuple[int, ...], box: Box) -> int:
