@@ -41,21 +41,23 @@ class ShardInfo:
     rank: int
     pieces: Mapping[str, Piece]
     """Every weight and moment in the file."""
+    save: str = ""
+    """Names the save: the files of all its ranks have the same; empty when it is not known."""
 
     def fits(self, shapes: Mapping[str, tuple[int, ...]]) -> bool:
         """Whether a file with these weights and moments (name to shape) is the one described."""
         return {name: piece.box.shape for name, piece in self.pieces.items()} == dict(shapes)
 
 
-def shard_info(model_layout: ModelLayout, rank: int, *, moments: bool = True) -> ShardInfo:
-    """What the file of `rank` holds: its weights, and with `moments` its optimizer states."""
+def shard_info(model_layout: ModelLayout, rank: int, *, moments: bool = True, save: str = "") -> ShardInfo:
+    """What the file of `rank` holds: its weights, and with `moments` its optimizer states; `save` as in `ShardInfo`."""
     pieces: dict[str, Piece] = {}
     for prefix in ("", *(MOMENTS if moments else ())):
         for name, shape in model_layout.shapes.items():
             box = model_layout.box(prefix + name, rank)
             if box is not None:
                 pieces[prefix + name] = Piece(shape, box)
-    return ShardInfo(layout=model_layout.layout, rank=rank, pieces=pieces)
+    return ShardInfo(layout=model_layout.layout, rank=rank, pieces=pieces, save=save)
 
 
 def shard_text(info: ShardInfo) -> str:
@@ -65,6 +67,7 @@ def shard_text(info: ShardInfo) -> str:
         "version": SHARD_VERSION,
         "layout": [layout.data_parallel, layout.model_parallel, layout.pipeline_stage],
         "rank": info.rank,
+        "save": info.save,
         "tensors": {name: [piece.shape, piece.box.start, piece.box.stop] for name, piece in info.pieces.items()},
     }
     return json.dumps(values, separators=(",", ":"))
@@ -82,7 +85,8 @@ def read_shard_text(text: str, *, where: object) -> ShardInfo:
             raise CheckpointError(where, "was written by a later version of this package.", fix="update it.")
         data, model, stage = values["layout"]
         pieces = {name: Piece(tuple(shape), Box(tuple(start), tuple(stop))) for name, (shape, start, stop) in values["tensors"].items()}
-        return ShardInfo(layout=Layout(data_parallel=data, model_parallel=model, pipeline_stage=stage), rank=values["rank"], pieces=pieces)
+        layout = Layout(data_parallel=data, model_parallel=model, pipeline_stage=stage)
+        return ShardInfo(layout=layout, rank=values["rank"], pieces=pieces, save=values["save"])
     except (ValueError, KeyError, TypeError, AssertionError) as error:
         raise CheckpointError(where, f"has a damaged {SHARD_KEY} ({error}).", fix="take an earlier checkpoint.") from error
 
