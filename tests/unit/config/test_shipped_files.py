@@ -15,20 +15,26 @@ ASCEND = {f"codellama/{kind}_codellama_{size}_910b" for kind in ("run", "finetun
 LLAMA2 = {f"llama2/predict_llama2_{size}_910b" for size in ("7b", "13b", "70b")}
 TINY = {
     f"codellama/{name}"
-    for name in ("pretrain_codellama_tiny", "finetune_codellama_tiny", "finetune_codellama_tiny_4p", "predict_codellama_tiny")
+    for name in (
+        "pretrain_codellama_tiny",
+        "finetune_codellama_tiny",
+        "finetune_codellama_tiny_4p",
+        "predict_codellama_tiny",
+        "predict_codellama_tiny_2p",
+    )
 }
 MODES = {"run": "train", "pretrain": "train", "finetune": "finetune", "predict": "predict"}
 
 
 def test_these_files_are_here_and_no_others():
     assert {str(path.relative_to(PROJECT / "configs").with_suffix("")) for path in FILES} == ASCEND | LLAMA2 | TINY
-    assert len(FILES) == 19
+    assert len(FILES) == 20
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
 def test_a_file_does_what_its_name_says(path):
     run = read_run(path)
-    kind, family, size = path.stem.removesuffix("_910b").removesuffix("_4p").split("_")
+    kind, family, size = path.stem.removesuffix("_910b").removesuffix("_4p").removesuffix("_2p").split("_")
     assert run.run_mode == MODES[kind]
     assert run.trainer.model_name == f"{family}_{size}"
     assert run.context.device_target == ("Ascend" if path.stem.endswith("_910b") else "CPU")
