@@ -12,7 +12,9 @@ import mindspore as ms
 from mindspore import nn, ops
 
 from mindformers_codellama.config.model_config import ModelConfig
+from mindformers_codellama.model.edges import layer_edges
 from mindformers_codellama.model.linear import Linear
+from mindformers_codellama.model.part import WHOLE, NetworkPart
 from mindformers_codellama.model.rope import rotate
 from mindformers_codellama.runtime.dtypes import mindspore_dtype
 
@@ -24,13 +26,13 @@ class Attention(nn.Cell):
     """Causal self-attention of one block; what may be seen is decided by the mask it is given.
 
     `project` and `attend` are the two halves of `construct`, so that a key/value cache can stand
-    between them.
+    between them. Cut over ranks, N and K are the heads held here; a group of query heads stays with its key/value head.
     """
 
-    def __init__(self, config: ModelConfig) -> None:
+    def __init__(self, config: ModelConfig, part: NetworkPart = WHOLE) -> None:
         super().__init__()
-        self.num_heads = config.num_heads
-        self.num_kv_heads = config.num_kv_heads
+        self.num_heads = part.share(config.num_heads)
+        self.num_kv_heads = part.share(config.num_kv_heads)
         self.head_dim = config.head_dim
         self.group = config.num_heads // config.num_kv_heads
         self.scale = 1.0 / math.sqrt(config.head_dim)
@@ -38,26 +40,36 @@ class Attention(nn.Cell):
         self.compute_dtype = mindspore_dtype(config.compute_dtype)
         param_dtype = mindspore_dtype(config.param_init_dtype)
 
-        def linear(in_size: int, out_size: int, has_bias: bool) -> Linear:
-            return Linear(in_size, out_size, compute_dtype=self.compute_dtype, param_dtype=param_dtype, has_bias=has_bias)
+        enter, leave = layer_edges(part)
+        self.enters = enter is not None
+        if enter is not None:
+            self.enter = enter
 
-        width = config.num_heads * config.head_dim
-        kv_width = config.num_kv_heads * config.head_dim
+        def linear(in_size: int, out_size: int, has_bias: bool, leave: nn.Cell | None = None) -> Linear:
+            return Linear(in_size, out_size, compute_dtype=self.compute_dtype, param_dtype=param_dtype, has_bias=has_bias, leave=leave)
+
+        width = self.num_heads * config.head_dim
+        kv_width = self.num_kv_heads * config.head_dim
         self.wq = linear(config.hidden_size, width, config.qkv_has_bias)
         self.wk = linear(config.hidden_size, kv_width, config.qkv_has_bias)
         self.wv = linear(config.hidden_size, kv_width, config.qkv_has_bias)
-        self.wo = linear(width, config.hidden_size, False)
+        self.wo = linear(width, config.hidden_size, False, leave)
         self.scores = ops.BatchMatMul(transpose_b=True)
         self.mix = ops.BatchMatMul()
         self.softmax = ops.Softmax(-1)
 
     def construct(self, x_BSD: ms.Tensor, cos_BS1H: ms.Tensor, sin_BS1H: ms.Tensor, mask_B11ST: ms.Tensor) -> ms.Tensor:
-        """`(B, S, D)` to the same shape; keys are the row's own positions (T = S)."""
+        """`(B, S, D)` to the same shape; keys are the row's own positions (T = S).
+
+        When positions are cut, D rows come and go as `(B, S / degree, D)`; everything between has all of S.
+        """
         q_BSNH, k_BKTH, v_BKTH = self.project(x_BSD, cos_BS1H, sin_BS1H)
         return self.attend(q_BSNH, k_BKTH, v_BKTH, mask_B11ST)
 
     def project(self, x_BSD: ms.Tensor, cos_BS1H: ms.Tensor, sin_BS1H: ms.Tensor) -> tuple[ms.Tensor, ms.Tensor, ms.Tensor]:
         """Rotated queries `(B, S, N, H)`, rotated keys and values `(B, K, S, H)`."""
+        if self.enters:
+            x_BSD = self.enter(x_BSD)
         batch, length, _ = x_BSD.shape
         q_BSNH = ops.reshape(self.wq(x_BSD), (batch, length, self.num_heads, self.head_dim))
         k_BSKH = ops.reshape(self.wk(x_BSD), (batch, length, self.num_kv_heads, self.head_dim))

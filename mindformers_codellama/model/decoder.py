@@ -7,9 +7,11 @@ from mindspore import nn
 
 from mindformers_codellama.config.model_config import ModelConfig
 from mindformers_codellama.model.attention import Attention
+from mindformers_codellama.model.edges import embedding_edge
 from mindformers_codellama.model.feed_forward import FeedForward
-from mindformers_codellama.model.linear import Embedding
+from mindformers_codellama.model.linear import CutEmbedding, Embedding
 from mindformers_codellama.model.norm import RMSNorm
+from mindformers_codellama.model.part import WHOLE, NetworkPart
 from mindformers_codellama.model.rope import RotaryTable
 from mindformers_codellama.runtime.dtypes import mindspore_dtype
 
@@ -23,35 +25,73 @@ def build_norm(config: ModelConfig) -> RMSNorm:
 class DecoderBlock(nn.Cell):
     """Pre-norm residual block: `x + attention(norm x)`, then `x + feed_forward(norm x)`."""
 
-    def __init__(self, config: ModelConfig) -> None:
+    def __init__(self, config: ModelConfig, part: NetworkPart = WHOLE) -> None:
         super().__init__()
         self.attention_norm = build_norm(config)
-        self.attention = Attention(config)
+        self.attention = Attention(config, part)
         self.ffn_norm = build_norm(config)
-        self.feed_forward = FeedForward(config)
+        self.feed_forward = FeedForward(config, part)
 
     def construct(self, x_BSD: ms.Tensor, cos_BS1H: ms.Tensor, sin_BS1H: ms.Tensor, mask_B11ST: ms.Tensor) -> ms.Tensor:
-        """`(B, S, D)` to the same shape."""
+        """`(B, S, D)` to the same shape; `(B, S / degree, D)` when positions are cut."""
         x_BSD = x_BSD + self.attention(self.attention_norm(x_BSD), cos_BS1H, sin_BS1H, mask_B11ST)
         return x_BSD + self.feed_forward(self.ffn_norm(x_BSD))
 
 
 class DecoderStack(nn.Cell):
-    """Embedding, L blocks and the final norm: the part MindFormers' names put under `model.`."""
+    """Embedding, L blocks and the final norm: the part MindFormers' names put under `model.`.
 
-    def __init__(self, config: ModelConfig) -> None:
+    A stage of a pipeline has its own blocks at their places in the list of all, so that their names stay the same.
+    """
+
+    def __init__(self, config: ModelConfig, part: NetworkPart = WHOLE) -> None:
         super().__init__()
-        compute_dtype = mindspore_dtype(config.compute_dtype)
-        param_dtype = mindspore_dtype(config.param_init_dtype)
-        self.tok_embeddings = Embedding(config.vocab_size, config.hidden_size, compute_dtype=compute_dtype, param_dtype=param_dtype)
-        self.layers = nn.CellList([DecoderBlock(config) for _ in range(config.num_layers)])
-        self.norm_out = build_norm(config)
+        self.is_first, self.is_last = part.first, part.last
+        own = part.own_layers(config)
+        self.first_layer, self.end_layer = own.start, own.stop
+        edge = embedding_edge(part) if part.first and not part.cut_vocabulary else None
+        self.splits = edge is not None
+        if part.first:
+            self.tok_embeddings = build_embedding(config, part)
+        if edge is not None:
+            self.split = edge
+        self.layers = nn.CellList([DecoderBlock(config, part) if i in own else nn.Identity() for i in range(config.num_layers)])
+        if part.last:
+            self.norm_out = build_norm(config)
         self.rotary = RotaryTable(config, positions=config.seq_length)
 
-    def construct(self, input_ids_BS: ms.Tensor, position_ids_BS: ms.Tensor | None, mask_B11ST: ms.Tensor) -> ms.Tensor:
-        """Normalised hidden states `(B, S, D)` in the compute type."""
+    def construct(
+        self, input_ids_BS: ms.Tensor, position_ids_BS: ms.Tensor | None, mask_B11ST: ms.Tensor, hidden_BSD: ms.Tensor | None = None
+    ) -> ms.Tensor:
+        """Hidden states `(B, S, D)` in the compute type, normalised on the last stage.
+
+        `hidden_BSD` is what the stage before gave; the first stage does not look at it. When positions are cut, both
+        are `(B, S / degree, D)`.
+        """
         cos_BS1H, sin_BS1H = self.rotary(input_ids_BS.shape[1], position_ids_BS)
-        x_BSD = self.tok_embeddings(input_ids_BS)
-        for block in self.layers:
-            x_BSD = block(x_BSD, cos_BS1H, sin_BS1H, mask_B11ST)
-        return self.norm_out(x_BSD)
+        x_BSD = hidden_BSD
+        if self.is_first:
+            x_BSD = self.tok_embeddings(input_ids_BS)
+        if self.splits:
+            x_BSD = self.split(x_BSD)
+        for index in range(self.first_layer, self.end_layer):
+            x_BSD = self.layers[index](x_BSD, cos_BS1H, sin_BS1H, mask_B11ST)
+        if self.is_last:
+            return self.norm_out(x_BSD)
+        return x_BSD
+
+
+def build_embedding(config: ModelConfig, part: NetworkPart) -> Embedding | CutEmbedding:
+    """The embedding of a part: whole, or the vocabulary rows of its rank."""
+    compute_dtype, param_dtype = mindspore_dtype(config.compute_dtype), mindspore_dtype(config.param_init_dtype)
+    if not part.cut_vocabulary:
+        return Embedding(config.vocab_size, config.hidden_size, compute_dtype=compute_dtype, param_dtype=param_dtype)
+    rows = part.share(config.vocab_size)
+    return CutEmbedding(
+        rows,
+        config.hidden_size,
+        first_row=part.axis.index * rows,
+        compute_dtype=compute_dtype,
+        param_dtype=param_dtype,
+        leave=embedding_edge(part),
+    )

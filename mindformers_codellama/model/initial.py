@@ -7,6 +7,7 @@ import zlib
 import mindspore as ms
 import numpy as np
 
+from mindformers_codellama.layout.cuts import ModelLayout
 from mindformers_codellama.model.llama import LlamaNetwork
 
 DEFAULT_STD = 0.02
@@ -27,8 +28,22 @@ def initial_value(name: str, shape: tuple[int, ...], seed: int, *, std: float = 
     return values
 
 
-def init_parameters(network: LlamaNetwork, seed: int, *, std: float = DEFAULT_STD) -> None:
-    """Fill every parameter of `network`; the same seed gives the same bytes on every machine."""
+def init_parameters(
+    network: LlamaNetwork, seed: int, *, std: float = DEFAULT_STD, model_layout: ModelLayout | None = None, rank: int = 0
+) -> None:
+    """Fill every parameter of `network`; the same seed gives the same bytes on every machine and in every layout.
+
+    Args:
+        network: whole, or the part of a rank.
+        seed: any whole number.
+        std: of matrices and embeddings.
+        model_layout: where a part lies; None for a whole network. A whole tensor is drawn, then cut.
+        rank: whose part it is.
+    """
     for name, parameter in network.parameters_and_names():
-        values = initial_value(name, tuple(parameter.shape), seed, std=std)
-        parameter.set_data(ms.Tensor(values).astype(parameter.dtype))
+        box = None if model_layout is None else model_layout.box(name, rank)
+        shape = tuple(parameter.shape) if model_layout is None else model_layout.shapes[name]
+        values = initial_value(name, shape, seed, std=std)
+        own = values if box is None else np.ascontiguousarray(values[box.slices])
+        assert own.shape == tuple(parameter.shape), (name, own.shape, parameter.shape)
+        parameter.set_data(ms.Tensor(own).astype(parameter.dtype))

@@ -1,7 +1,8 @@
 """`Linear` and `Embedding`: the only Cells that own large weights.
 
-Shape letters: X rows of any leading dims, I input width, O output width.
-A parallel layer replaces one of these by a Cell with the same `weight` and `construct`.
+Shape letters: X rows of any leading dims, I input width, O output width, U vocabulary rows of one rank.
+Cut over ranks, a `Linear` that makes channels (column-parallel) is a smaller one of the same kind; one that takes them
+(row-parallel) gets a region that adds the ranks' products; an embedding looks up its own rows only.
 """
 
 from __future__ import annotations
@@ -20,9 +21,20 @@ class Linear(nn.Cell):
         compute_dtype: type of the product and of the result.
         param_dtype: type the weight is held in.
         has_bias: add a bias of size O.
+        leave: brings together the products of ranks that each have a part of I; the bias, whole on every rank, is added
+            after it, so that it counts once.
     """
 
-    def __init__(self, in_size: int, out_size: int, *, compute_dtype: ms.Type, param_dtype: ms.Type, has_bias: bool = False) -> None:
+    def __init__(  # noqa: PLR0913 - sizes, types and two options
+        self,
+        in_size: int,
+        out_size: int,
+        *,
+        compute_dtype: ms.Type,
+        param_dtype: ms.Type,
+        has_bias: bool = False,
+        leave: nn.Cell | None = None,
+    ) -> None:
         super().__init__()
         self.in_size = in_size
         self.out_size = out_size
@@ -32,12 +44,18 @@ class Linear(nn.Cell):
         if has_bias:
             self.bias = ms.Parameter(initializer("zeros", (out_size,), param_dtype), name="bias")
         self.matmul = ops.MatMul(transpose_b=True)
+        self.leaves = leave is not None
+        if leave is not None:
+            self.leave = leave
 
     def construct(self, x: ms.Tensor) -> ms.Tensor:
-        """`(..., I)` to `(..., O)` in `compute_dtype`."""
+        """`(..., I)` to `(..., O)` in `compute_dtype`; `leave` may change the leading dims."""
         shape = x.shape
         x_XI = ops.reshape(ops.cast(x, self.compute_dtype), (-1, self.in_size))
         y_XO = self.matmul(x_XI, ops.cast(self.weight, self.compute_dtype))
+        if self.leaves:
+            y = self.leave(ops.reshape(y_XO, shape[:-1] + (self.out_size,)))
+            return y + ops.cast(self.bias, self.compute_dtype) if self.has_bias else y
         if self.has_bias:
             y_XO = y_XO + ops.cast(self.bias, self.compute_dtype)
         return ops.reshape(y_XO, shape[:-1] + (self.out_size,))
@@ -59,3 +77,36 @@ class Embedding(nn.Cell):
     def construct(self, input_ids_BS: ms.Tensor) -> ms.Tensor:
         """int32 `(B, S)` to `(B, S, D)` in `compute_dtype`."""
         return ops.cast(self.gather(self.embedding_weight, input_ids_BS, 0), self.compute_dtype)
+
+
+class CutEmbedding(nn.Cell):
+    """Rows of an embedding that is cut by vocabulary: each rank gives its own rows and zeros, and `leave` adds them.
+
+    Args:
+        rows: U, vocabulary rows held here.
+        first_row: id of the first of them.
+        hidden_size: D.
+        compute_dtype: type of the result.
+        param_dtype: type the weight is held in.
+        leave: the region that adds.
+    """
+
+    def __init__(  # noqa: PLR0913 - a cut embedding has these
+        self, rows: int, hidden_size: int, *, first_row: int, compute_dtype: ms.Type, param_dtype: ms.Type, leave: nn.Cell
+    ) -> None:
+        super().__init__()
+        self.rows = rows
+        self.first_row = first_row
+        self.compute_dtype = compute_dtype
+        self.embedding_weight = ms.Parameter(initializer("zeros", (rows, hidden_size), param_dtype), name="embedding_weight")
+        self.gather = ops.Gather()
+        self.leave = leave
+
+    def construct(self, input_ids_BS: ms.Tensor) -> ms.Tensor:
+        """int32 `(B, S)` of the whole vocabulary to `(B, S, D)` in `compute_dtype`."""
+        local_BS = input_ids_BS - self.first_row
+        here_BS = ops.logical_and(local_BS >= 0, local_BS < self.rows)
+        # a row that another rank has is looked up at 0 and multiplied away
+        own_BS = local_BS * ops.cast(here_BS, local_BS.dtype)
+        x_BSD = ops.cast(self.gather(self.embedding_weight, own_BS, 0), self.compute_dtype)
+        return self.leave(x_BSD * ops.expand_dims(ops.cast(here_BS, self.compute_dtype), -1))

@@ -10,6 +10,7 @@ from mindspore import nn, ops
 from mindformers_codellama.config.model_config import ModelConfig
 from mindformers_codellama.model.attention import additive_mask
 from mindformers_codellama.model.decoder import DecoderStack
+from mindformers_codellama.model.edges import head_edge
 from mindformers_codellama.model.linear import Linear
 from mindformers_codellama.model.part import WHOLE, NetworkPart
 from mindformers_codellama.runtime.dtypes import mindspore_dtype
@@ -31,18 +32,24 @@ class LlamaNetwork(nn.Cell):
         self.part = part
         self.pad_token_id = config.pad_token_id
         self.mask_dtype = mindspore_dtype(config.softmax_compute_dtype)
-        self.model = DecoderStack(config)
-        self.lm_head = Linear(
-            config.hidden_size,
-            config.vocab_size,
-            compute_dtype=mindspore_dtype(config.compute_dtype),
-            param_dtype=mindspore_dtype(config.param_init_dtype),
-        )
+        self.model = DecoderStack(config, part)
+        self.is_last = part.last
+        enter = head_edge(part) if part.last else None
+        self.enters = enter is not None
+        if enter is not None:
+            self.enter = enter
+        if part.last:
+            self.lm_head = Linear(
+                config.hidden_size,
+                part.share(config.vocab_size) if part.cut_vocabulary else config.vocab_size,
+                compute_dtype=mindspore_dtype(config.compute_dtype),
+                param_dtype=mindspore_dtype(config.param_init_dtype),
+            )
 
     def construct(
         self, input_ids_BS: ms.Tensor, position_ids_BS: ms.Tensor | None = None, segment_ids_BS: ms.Tensor | None = None
     ) -> ms.Tensor:
-        """Logits of every position.
+        """Logits of every position, from a part that has the first and the last layer.
 
         A token sees itself and what stands before it, except pad tokens and, when `segment_ids` are
         given, tokens of another segment. Rows of only pads give finite numbers without meaning.
@@ -53,10 +60,33 @@ class LlamaNetwork(nn.Cell):
             segment_ids_BS: int32 `(B, S)`, equal numbers belong to one packed sample; None for one sample per row.
 
         Returns:
-            float32 `(B, S, V)`.
+            float32 `(B, S, V)`; only this rank's rows of the vocabulary when it is cut.
+        """
+        return self.run_stage(input_ids_BS, None, position_ids_BS, segment_ids_BS)
+
+    def run_stage(
+        self,
+        input_ids_BS: ms.Tensor,
+        hidden_BSD: ms.Tensor | None = None,
+        position_ids_BS: ms.Tensor | None = None,
+        segment_ids_BS: ms.Tensor | None = None,
+    ) -> ms.Tensor:
+        """One stage of a pipeline; every stage reads the same rows of ids, for the mask.
+
+        Args:
+            input_ids_BS: as for `construct`; S must be divisible by the degree when positions are cut.
+            hidden_BSD: what the stage before gave (`model.part.stage_tensor` says its shape); the first one ignores it.
+            position_ids_BS: as for `construct`.
+            segment_ids_BS: as for `construct`.
+
+        Returns:
+            Hidden states for the next stage; on the last one logits as `construct` gives them.
         """
         mask_B11ST = self.mask(input_ids_BS, segment_ids_BS)
-        return self.head(self.model(input_ids_BS, position_ids_BS, mask_B11ST))
+        x_BSD = self.model(input_ids_BS, position_ids_BS, mask_B11ST, hidden_BSD)
+        if self.is_last:
+            return self.head(x_BSD)
+        return x_BSD
 
     def mask(self, input_ids_BS: ms.Tensor, segment_ids_BS: ms.Tensor | None) -> ms.Tensor:
         """Additive mask `(B, 1, 1, S, S)`: causal, without pad keys, within segments."""
@@ -70,14 +100,19 @@ class LlamaNetwork(nn.Cell):
         return additive_mask(visible_BST, self.mask_dtype)
 
     def head(self, hidden_BSD: ms.Tensor) -> ms.Tensor:
-        """float32 logits of hidden states."""
+        """float32 logits of hidden states; this rank's rows of the vocabulary when it is cut."""
+        if self.enters:
+            hidden_BSD = self.enter(hidden_BSD)
         return ops.cast(self.lm_head(hidden_BSD), ms.float32)
 
     def recompute_blocks(self, blocks: Iterable[int] | None = None) -> None:
         """Keep only the inputs of these blocks (all when None) for the backward pass, and run them again there.
 
+        Blocks of other stages are passed over.
+
         Trades about a third more arithmetic for the memory of the blocks' activations. Call once, before compiling.
         """
-        chosen = range(len(self.model.layers)) if blocks is None else blocks
-        for index in chosen:
-            self.model.layers[index].recompute()
+        own = self.part.own_layers(self.config)
+        for index in own if blocks is None else blocks:
+            if index in own:
+                self.model.layers[index].recompute()
