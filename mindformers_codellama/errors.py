@@ -77,6 +77,14 @@ class ClusterError(CodeLlamaError):
     exit_code = 9
 
 
+class ToldElsewhere(CodeLlamaError):
+    """This rank ends because of an error that another rank tells: `cli` prints nothing and exits with the same code."""
+
+    def __init__(self, where: object, problem: str, *, exit_code: int) -> None:
+        super().__init__(where, problem)
+        self.exit_code = exit_code
+
+
 class Findings(CodeLlamaError):
     """Several errors of one check, reported together in the order found."""
 

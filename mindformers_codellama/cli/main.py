@@ -17,7 +17,7 @@ from importlib.util import find_spec
 
 from mindformers_codellama import __version__
 from mindformers_codellama.cli.interrupts import EXIT_CODE, STOPPED, interruptible
-from mindformers_codellama.errors import CodeLlamaError, EnvironmentFault
+from mindformers_codellama.errors import CodeLlamaError, EnvironmentFault, ToldElsewhere
 
 COMMANDS: Mapping[str, tuple[str, str]] = {
     "check": ("mindformers_codellama.cli.check", "explain a configuration and find what is wrong with it"),
@@ -85,7 +85,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     except CodeLlamaError as error:
         if os.environ.get("CODELLAMA_TRACEBACK"):
             raise
-        print(f"codellama: error: {error}", file=sys.stderr)
+        if not isinstance(error, ToldElsewhere):
+            print(f"codellama: error: {error}", file=sys.stderr)
         return error.exit_code
     except KeyboardInterrupt:
         print(STOPPED, file=sys.stderr)
