@@ -7,13 +7,17 @@ import os
 from pathlib import Path
 
 CGROUP = Path("/sys/fs/cgroup")
+LOCAL_RANKS = "CODELLAMA_LOCAL_RANKS"
+"""Environment variable of `codellama launch`: ranks on this machine, which share its cores."""
 
 
 def usable_cores(cgroup: Path = CGROUP) -> int:
-    """The smaller of the scheduler's affinity and the control group's quota, at least 1."""
+    """This rank's share of the smaller of the scheduler's affinity and the control group's quota, at least 1."""
     allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     quota = _quota(cgroup)
-    return max(1, allowed if quota is None else min(allowed, math.ceil(quota)))
+    cores = allowed if quota is None else min(allowed, math.ceil(quota))
+    sharing = os.environ.get(LOCAL_RANKS, "")
+    return max(1, cores // (int(sharing) if sharing.isdecimal() and int(sharing) else 1))
 
 
 def _quota(cgroup: Path) -> float | None:
