@@ -26,11 +26,17 @@ class TableFindings(NamedTuple):
 
 def findings(table: RankTable) -> TableFindings:
     """Everything wrong with a table, in the order of the file. Host names are not looked up (`host_findings`)."""
-    checks = (_counts, _server_ids, _rank_ids, _rank_order, _device_ids, _device_ips)
+    checks = (_counts, _server_ids, _rank_doubles, _rank_gaps, _rank_order, _device_ids, _device_ips)
     errors = [error for check in checks for error in check(table)]
     looks = (_placeholders, _server_order, _loopback, _uneven, _repeated_ips, _simulated)
     warnings = [*table.remarks, *(warning for look in looks for warning in look(table))]
     return TableFindings(errors, warnings)
+
+
+def merge_errors(table: RankTable) -> list[CodeLlamaError]:
+    """What merging cannot put right: it sorts and numbers anew, so ranks need not start at 0 nor follow the servers."""
+    checks = (_counts, _server_ids, _rank_doubles, _device_ids, _device_ips)
+    return [error for check in checks for error in check(table)]
 
 
 def host_findings(table: RankTable, resolve: Callable[[str], object] = socket.gethostbyname) -> list[CodeLlamaError]:
@@ -73,14 +79,18 @@ def _server_ids(table: RankTable) -> Iterator[CodeLlamaError]:
             yield ClusterError(where, f"{server.server_id} is listed twice (also {other.key}).", fix="list each server once.")
 
 
-def _rank_ids(table: RankTable) -> Iterator[CodeLlamaError]:
+def _rank_doubles(table: RankTable) -> Iterator[CodeLlamaError]:
     first: dict[int, Device] = {}
     for device in table.devices:
         other = first.setdefault(device.rank_id, device)
         if other is not device:
             where = table.where(f"{device.key}.rank_id")
             yield ClusterError(where, f"rank {device.rank_id} is given twice (also {other.key}).", fix="number the ranks anew from 0.")
-    missing = [rank for rank in range(table.ranks) if rank not in first]
+
+
+def _rank_gaps(table: RankTable) -> Iterator[CodeLlamaError]:
+    given = {device.rank_id for device in table.devices}
+    missing = [rank for rank in range(table.ranks) if rank not in given]
     if missing:
         problem = f"{_listed(missing)} missing: {table.ranks} devices have the ranks 0 to {table.ranks - 1}."
         yield ClusterError(table.where("server_list"), problem, fix="number the ranks anew from 0.")
