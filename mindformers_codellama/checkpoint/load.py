@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping
 from pathlib import Path
 
 import mindspore as ms
 from mindspore import nn
 
+from mindformers_codellama.checkpoint.boxes_io import part_of
 from mindformers_codellama.checkpoint.dtypes import MINDSPORE, WEIGHT_DTYPES
 from mindformers_codellama.checkpoint.latest import get_last_checkpoint
-from mindformers_codellama.checkpoint.open import CheckpointReader, open_checkpoint
-from mindformers_codellama.checkpoint.report import LoadReport, compare, difference_errors
-from mindformers_codellama.checkpoint.tensors import CastTensor, ComputedTensor, LazyTensor
+from mindformers_codellama.checkpoint.open import CheckpointReader
+from mindformers_codellama.checkpoint.report import Difference, LoadReport, compare, difference_errors
+from mindformers_codellama.checkpoint.source import Source, open_source
+from mindformers_codellama.checkpoint.tensors import CastTensor, LazyTensor
 from mindformers_codellama.checkpoint.weight_map import is_dropped, is_training_state
 from mindformers_codellama.config.model_config import ModelConfig
 from mindformers_codellama.errors import CheckpointError, raise_all
+from mindformers_codellama.layout.boxes import Box
 from mindformers_codellama.layout.cuts import ModelLayout
 
 __all__ = ["get_last_checkpoint", "load_into"]
@@ -49,13 +53,53 @@ def load_into(
         CheckpointError: mis-shaped tensors, tensors that are not floating point, and with `strict` missing and
             unexpected ones, all at once; a checkpoint that says it has other heads; or the file cannot be read.
     """
-    reader = open_checkpoint(path)
-    if model_layout is not None:
-        return _load_parts(network, reader, model_layout, rank, strict=strict)
-    parameters = {name: parameter for name, parameter in network.parameters_and_names() if not is_dropped(name)}
-    ignored = [name for name in reader.names() if is_training_state(name) and name not in parameters]
-    found = {name: shape for name, shape in reader.shapes().items() if name not in ignored}
-    needed = {name: tuple(parameter.shape) for name, parameter in parameters.items()}
+    needed = weight_shapes(network)
+    source = open_source(path, needed, model_layout=model_layout, rank=rank, strategy=strategy)
+    return load_from(network, source, strict=strict, model_layout=model_layout, rank=rank)
+
+
+def load_from(
+    network: nn.Cell, source: Source, *, strict: bool = True, model_layout: ModelLayout | None = None, rank: int = 0
+) -> LoadReport:
+    """The same from an opened checkpoint; arguments and errors as `load_into`."""
+    reader = source.reader
+    difference = check_tensors(source, weight_shapes(network), strict=strict, model_layout=model_layout)
+    _compare_configs(reader, getattr(network, "config", None))
+    names = set(reader.names())
+    cast_from: set[str] = set()
+    loaded = 0
+    for name, parameter in _weights(network).items():
+        if name not in names:
+            continue
+        tensor = reader.tensor(name)
+        if model_layout is not None and not source.own:
+            tensor = part_of(tensor, rank_box(model_layout, name, rank))
+        cast_from |= {_assign(parameter, tensor, f"{reader.path}: {name}")} - {MINDSPORE[str(parameter.dtype)]}
+        loaded += 1
+    log.info("loaded %d tensors from %s", loaded, reader.path)
+    ignored = [name for name in reader.names() if is_training_state(name)]
+    return LoadReport(str(reader.path), loaded, (*ignored, *reader.dropped), difference, tuple(sorted(cast_from)))
+
+
+def check_tensors(
+    source: Source, own: Mapping[str, tuple[int, ...]], *, strict: bool = True, model_layout: ModelLayout | None = None
+) -> Difference:
+    """What a checkpoint and a network differ in.
+
+    Of a whole checkpoint the whole model is compared, so that every rank finds the same.
+
+    Args:
+        source: the checkpoint.
+        own: shapes of the network's weights.
+        strict: refuse missing and unexpected tensors too.
+        model_layout: where every tensor lies, when the network is one rank's.
+
+    Raises:
+        CheckpointError: as `load_into`.
+    """
+    reader = source.reader
+    found = {name: shape for name, shape in reader.shapes().items() if name in own or not is_training_state(name)}
+    needed = own if model_layout is None or source.own else model_layout.shapes
     difference = compare(found, needed)
     problems = difference_errors(reader.path, difference, found, needed)
     if problems and (strict or difference.misshaped or not set(found) & set(needed)):
@@ -63,39 +107,23 @@ def load_into(
     wrong = [name for name in found if name in needed and reader.dtype(name) not in (*WEIGHT_DTYPES, "float64")]
     fix = "use the checkpoint before quantisation."
     raise_all(CheckpointError(f"{reader.path}: {name}", f"is {reader.dtype(name)}, not a floating type.", fix=fix) for name in wrong)
-    _compare_configs(reader, getattr(network, "config", None))
-    cast_from: set[str] = set()
-    for name, parameter in parameters.items():
-        if name in found:
-            source = _assign(parameter, reader.tensor(name), f"{reader.path}: {name}")
-            cast_from |= {source} - {MINDSPORE[str(parameter.dtype)]}
-    log.info("loaded %d tensors from %s", len(set(found) & set(needed)), reader.path)
-    loaded = len(set(found) & set(needed))
-    return LoadReport(str(reader.path), loaded, (*ignored, *reader.dropped), difference, tuple(sorted(cast_from)))
+    return difference
 
 
-def _load_parts(network: nn.Cell, reader: CheckpointReader, model_layout: ModelLayout, rank: int, *, strict: bool) -> LoadReport:
-    """Read what one rank holds. The whole model is compared, so that every rank finds the same."""
-    parameters = {name: parameter for name, parameter in network.parameters_and_names() if not is_dropped(name)}
-    ignored = [name for name in reader.names() if is_training_state(name)]
-    found = {name: shape for name, shape in reader.shapes().items() if name not in ignored}
-    needed = model_layout.shapes
-    difference = compare(found, needed)
-    problems = difference_errors(reader.path, difference, found, needed)
-    if problems and (strict or difference.misshaped or not set(found) & set(needed)):
-        raise_all(problems)
-    _compare_configs(reader, getattr(network, "config", None))
-    cast_from: set[str] = set()
-    for name, parameter in parameters.items():
-        box = model_layout.box(name, rank)
-        assert box is not None, name
-        assert box.shape == tuple(parameter.shape), (name, box, parameter.shape)
-        if name in found:
-            source = reader.tensor(name)
-            part = ComputedTensor(box.shape, source.dtype, lambda source=source, box=box: source.read()[box.slices])
-            cast_from |= {_assign(parameter, part, f"{reader.path}: {name}")} - {MINDSPORE[str(parameter.dtype)]}
-    loaded = len(set(found) & set(parameters))
-    return LoadReport(str(reader.path), loaded, (*ignored, *reader.dropped), difference, tuple(sorted(cast_from)))
+def weight_shapes(network: nn.Cell) -> dict[str, tuple[int, ...]]:
+    """Name to shape of a network's weights, KV caches left out."""
+    return {name: tuple(parameter.shape) for name, parameter in _weights(network).items()}
+
+
+def rank_box(model_layout: ModelLayout, name: str, rank: int) -> Box:
+    """What `rank` holds of a tensor of its own stage."""
+    box = model_layout.box(name, rank)
+    assert box is not None, (name, rank, str(model_layout.layout))
+    return box
+
+
+def _weights(network: nn.Cell) -> dict[str, ms.Parameter]:
+    return {name: parameter for name, parameter in network.parameters_and_names() if not is_dropped(name)}
 
 
 def _compare_configs(reader: CheckpointReader, config: object) -> None:
