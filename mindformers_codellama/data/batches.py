@@ -36,6 +36,7 @@ class BatchSource:
         seed: of the order.
         rank: which part of every global batch is read.
         world_size: ranks that share a global batch.
+        strided: a rank takes every `world_size`-th row of a global batch instead of neighbouring ones.
     """
 
     def __init__(  # noqa: PLR0913 - one value per fact, all named
@@ -50,13 +51,14 @@ class BatchSource:
         seed: int,
         rank: int,
         world_size: int,
+        strided: bool = False,
     ) -> None:
         self.files = tuple(files)
         self.rows = rows
         self.columns: tuple[str, ...] = tuple(section.input_columns)
         self._section = section
         self._batch_size, self._row_length, self._vocab_size = batch_size, row_length, vocab_size
-        self._seed, self._rank, self._world_size = seed, rank, world_size
+        self._seed, self._rank, self._world_size, self._strided = seed, rank, world_size, strided
 
     @property
     def batches_per_pass(self) -> int:
@@ -94,8 +96,11 @@ class BatchSource:
     def _wanted(self, epoch: int, reading: int, first: int) -> list[np.ndarray]:
         """Row numbers of each batch of this rank, from batch `first` of one reading."""
         order = self.row_order(epoch, reading)
-        size = self._batch_size
-        starts = range((first * self._world_size + self._rank) * size, len(order), size * self._world_size)
+        size, world = self._batch_size, self._world_size
+        if self._strided:
+            own = order[self._rank :: world]
+            return [own[at : at + size] for at in range(first * size, len(own), size)[: self.batches_per_pass - first]]
+        starts = range((first * world + self._rank) * size, len(order), size * world)
         return [order[at : at + size] for at in starts[: self.batches_per_pass - first]]
 
     def _batches(self, wanted: list[np.ndarray], epoch: int) -> Iterator[Batch]:
@@ -140,7 +145,7 @@ class BatchSource:
             raise DataError(self.files[0], f"MindDataset cannot read the file: {reason.strip()}", fix="prepare the data again.") from error
 
 
-def open_batches(
+def open_batches(  # noqa: PLR0913 - one value per fact, all named
     dataset_section: DatasetSection,
     *,
     batch_size: int,
@@ -149,6 +154,8 @@ def open_batches(
     seed: int,
     rank: int = 0,
     world_size: int = 1,
+    strided: bool = False,
+    uneven: bool = False,
 ) -> BatchSource:
     """Find the files, check them against the model, and return their batches.
 
@@ -160,6 +167,9 @@ def open_batches(
         seed: the run's seed.
         rank: of `world_size`; a global batch is the same rows for any number of ranks.
         world_size: ranks that share a global batch.
+        strided: a rank takes every `world_size`-th row of a global batch instead of neighbouring ones; either way all ranks
+            together take the same rows.
+        uneven: without `drop_remainder` the ranks may get parts of different sizes of the last batch, or none.
 
     Raises:
         DataError: no file, a missing part, a damaged file, a missing column, another row length, fewer rows than a batch;
@@ -191,8 +201,9 @@ def open_batches(
         seed=section_seed,
         rank=rank,
         world_size=world_size,
+        strided=strided,
     )
-    _check_size(source, files[0], batch_size, world_size, drop_remainder=dataset_section.drop_remainder)
+    _check_size(source, files[0], batch_size, world_size, divides=dataset_section.drop_remainder or uneven)
     for row in source._read(np.zeros(1, np.int64)):
         _check_row(row, row_length, f"{files[0]}: row 0")
     logger.debug("%d rows in %d file(s), %d batches per epoch", rows, len(files), source.batches_per_epoch)
@@ -231,7 +242,7 @@ def _check_file(
     return found
 
 
-def _check_size(source: BatchSource, file: Path, batch_size: int, world_size: int, *, drop_remainder: bool) -> None:
+def _check_size(source: BatchSource, file: Path, batch_size: int, world_size: int, *, divides: bool) -> None:
     if source.rows == 0:
         raise DataError(file, "the dataset is empty.", fix="prepare the data again and read the counts it prints.")
     global_batch = batch_size * world_size
@@ -241,7 +252,7 @@ def _check_size(source: BatchSource, file: Path, batch_size: int, world_size: in
             f"has {source.rows} rows, less than one batch of {global_batch}.",
             fix="use a smaller runner_config.batch_size, more data, or drop_remainder: False.",
         )
-    if world_size > 1 and not drop_remainder and source.rows % global_batch:
+    if world_size > 1 and not divides and source.rows % global_batch:
         raise DataError(
             file,
             f"{source.rows} rows do not divide into batches of {global_batch} over {world_size} ranks.",

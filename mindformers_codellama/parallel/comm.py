@@ -57,6 +57,11 @@ class Comm:
         return self.layout.place(self.rank)
 
     @property
+    def world(self) -> Axis:
+        """All ranks of the job, whatever their axes."""
+        return ALONE if self.is_alone else Axis(self.layout.ranks, self.rank, _world_group())
+
+    @property
     def is_alone(self) -> bool:
         """Whether there is one rank only."""
         return self.layout.ranks == 1
@@ -88,6 +93,10 @@ class Comm:
         tensor = ms.Tensor(np.zeros(shape, np.float32)).astype(dtype)
         distributed.recv(tensor, rank, group=_world_group())
         return tensor
+
+
+SINGLE = Comm(layout=Layout(), rank=0)
+"""A process that is no rank of anything."""
 
 
 def join(layout: Layout) -> Comm:

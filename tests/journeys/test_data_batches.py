@@ -108,6 +108,28 @@ def test_a_global_batch_is_the_same_rows_for_any_number_of_ranks(data):
     assert [a + b for a, b in zip(*started, strict=True)] == whole[3:]
 
 
+def open_rows(data, *, batch_size, drop_remainder=True, **ranks):
+    section = DatasetSection(data_loader=DataLoaderSection(dataset_dir=str(data)), drop_remainder=drop_remainder, seed=7)
+    return open_batches(section, batch_size=batch_size, row_length=LENGTH, vocab_size=100, seed=0, **ranks)
+
+
+@pytest.mark.parametrize("start", [0, 2])
+def test_every_second_row_for_every_second_rank_makes_the_same_global_batches(data, start):
+    whole = numbers(open_rows(data, batch_size=4).epoch(1, start=start))
+    ranks = [numbers(open_rows(data, batch_size=2, rank=rank, world_size=2, strided=True).epoch(1, start=start)) for rank in (0, 1)]
+    assert [(a[0], b[0], a[1], b[1]) for a, b in zip(*ranks, strict=True)] == [tuple(batch) for batch in whole]
+
+
+@pytest.mark.parametrize("strided", [False, True])
+def test_parts_of_a_last_batch_may_be_uneven_or_missing_and_no_row_is_lost(data, strided):
+    ranks = [
+        numbers(open_rows(data, batch_size=4, rank=rank, world_size=5, drop_remainder=False, uneven=True, strided=strided).epoch(0))
+        for rank in range(5)
+    ]
+    assert sorted(row for batches in ranks for batch in batches for row in batch) == list(range(ROWS))
+    assert min(map(len, ranks)) < max(map(len, ranks)) or strided
+
+
 def test_all_parts_are_read_whichever_is_named(tmp_path):
     write(tmp_path / "x.mindrecord", parts=3)
     for given in (tmp_path, tmp_path / "x.mindrecord", tmp_path / "x.mindrecord2"):
