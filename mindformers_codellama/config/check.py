@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from difflib import get_close_matches
 
 from mindformers_codellama.config.check_layout import SINGLE_PASS_MODES, layout_findings
+from mindformers_codellama.config.check_mindformers import mindformers_findings
 from mindformers_codellama.config.dialect import MODEL_KEYS
 from mindformers_codellama.config.families import FAMILIES
 from mindformers_codellama.config.refused import refused_findings
@@ -37,18 +38,36 @@ def run_findings(run: RunConfig, *, ranks: int | None = None) -> list[CodeLlamaE
         run: the configuration.
         ranks: how many processes there are; None is unknown, and then not judged.
     """
-    return [*refused_findings(run), *static_findings(run), *_needs(run), *_ranks(run, ranks)]
+    return [
+        *refused_findings(run, engine=run.engine),
+        *static_findings(run),
+        *mindformers_findings(run),
+        *_needs(run),
+        *_ranks(run, ranks),
+    ]
 
 
 def require_runnable(run: RunConfig, *, ranks: int | None = None) -> None:
-    """Raise all `run_findings`; log the `notes` as warnings. Every entry point calls this first.
+    """Raise all `run_findings`; log the `notes` as warnings. Every entry point of the native engine calls this first.
 
     Raises:
-        ConfigError: one finding; `Findings` when there are several.
+        ConfigError: one finding, or a configuration for another engine; `Findings` when there are several.
     """
+    require_engine(run, "native")
     raise_all(run_findings(run, ranks=rank_count() if ranks is None else ranks))
     for note in notes(run):
         logger.warning("%s", note)
+
+
+def require_engine(run: RunConfig, engine: str) -> None:
+    """Raise when a configuration names another engine: nothing falls from one to the other.
+
+    Raises:
+        ConfigError: `engine` is not the one asked for.
+    """
+    if run.engine != engine:
+        fix = f"write engine: {engine}, or start it with `codellama run --config FILE`, which follows the key."
+        raise ConfigError("engine", f"is {run.engine}, but this was about to run with {engine}.", fix=fix)
 
 
 def require_single_process(run: RunConfig) -> None:

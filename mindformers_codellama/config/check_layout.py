@@ -15,6 +15,8 @@ def layout_findings(run: RunConfig) -> list[CodeLlamaError]:
     """What is wrong with the degrees; nothing when `use_parallel` is False."""
     if not run.use_parallel:
         return []
+    if run.engine == "mindformers" and run.parallel.parallel_mode in (2, 3):
+        return []  # MindSpore searches or takes the degrees, and judges them
     if run.parallel.parallel_mode in (2, 3):
         problem = f"got {run.parallel.parallel_mode}, but degrees are not searched for and operators are not cut one by one."
         fix = "write 1 (semi_auto_parallel) with degrees in parallel_config, or 0 (data_parallel)."

@@ -15,7 +15,7 @@ from mindformers_codellama.config.coerce import WrongType, coerce, describe, giv
 from mindformers_codellama.config.fields import KeyRule, field_types, rule_of
 from mindformers_codellama.config.overrides import apply_overrides
 from mindformers_codellama.config.refused import refusal
-from mindformers_codellama.config.sections import RunConfig
+from mindformers_codellama.config.sections import ENGINES, RunConfig
 from mindformers_codellama.config.sections_callbacks import CALLBACK_TYPES, Callback
 from mindformers_codellama.config.sections_training import DynamicLossScale
 from mindformers_codellama.config.yaml_source import KeyPath, Source, load_source, load_yaml
@@ -94,6 +94,9 @@ class _Reader:
     def __init__(self, source: Source) -> None:
         self.source = source
         self.findings: list[CodeLlamaError] = []
+        engine = source.values.get("engine")
+        self.engine = engine if engine in ENGINES else ENGINES[0]
+        """Whose table of refused values applies; a wrong name is a finding of its own."""
 
     def section(self, kind: type[Section], values: Any, path: KeyPath, lookup: str) -> Section | None:
         """One section; None when something in it is wrong (the findings say what)."""
@@ -143,7 +146,7 @@ class _Reader:
             problem = None if item is None or dataclasses.is_dataclass(item) else rule.problem(item)
             if problem:
                 self.refuse(path, *problem)
-        refused = refusal(names, value, where=self.source.where(path))
+        refused = refusal(names, value, where=self.source.where(path), engine=self.engine)
         if refused:
             self.findings.append(refused)
 

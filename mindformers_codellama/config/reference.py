@@ -41,6 +41,7 @@ A run is one YAML file in MindFormers' dialect. What the reader does:
 - `--set section.key=value` lays one value over the file (list elements by position or callback type: `callbacks.CheckpointMonitor.prefix`);
   `codellama check FILE` explains the result.
 - A key marked **refused** loads with the values that ask for nothing; any other value is an error that says what to write instead.
+  With `engine: mindformers` another list holds (docs/engines.md).
 - A *companion* is a setting of a refused switch: any value loads and none has an effect.
 
 """

@@ -1,7 +1,8 @@
-"""Keys of MindFormers that ask for something this version does not do, as data.
+"""Keys of MindFormers that ask for something an engine does not do, as data.
 
 A key is refused only for a value that asks for it; every other value loads. Each row says why,
 and what to write instead. Companions (settings of a refused switch) are accepted at any value.
+`REFUSED` is what `engine: native` does not do, `REFUSED_MINDFORMERS` what MindFormers 1.9 does not.
 """
 
 from __future__ import annotations
@@ -72,6 +73,33 @@ REFUSED: Mapping[str, Refusal] = {
 }
 """Key (callbacks by type, both datasets under `train_dataset`) to what is refused about it."""
 
+_NATIVE_ONLY = "MindFormers 1.9 has no such switch."
+_OVERWRITTEN = "MindFormers 1.9 overwrites it with the key of the same name at the top."
+
+REFUSED_MINDFORMERS: Mapping[str, Refusal] = {
+    "run_mode": Refusal(("train", "finetune", "eval", "predict"), "MindFormers 1.9 exports no MindIR.", "write engine: native to export."),
+    "train_dataset.input_columns": Refusal(
+        (("input_ids",), ("input_ids", "labels")),
+        "MindFormers 1.9 does not keep packed samples apart.",
+        'prepare the data without --pack and write ["input_ids", "labels"].',
+    ),
+    "train_dataset.seed": Refusal((None,), _OVERWRITTEN, "set seed at the top."),
+    "train_dataset.auto_tune": Refusal(_OFF, _OVERWRITTEN, "set auto_tune at the top."),
+    "train_dataset.profile": Refusal(_OFF, _OVERWRITTEN, "set profile at the top."),
+    "context.enable_graph_kernel": Refusal(_OFF, "MindFormers 1.9 does not apply it.", "write False."),
+    "parallel_config.expert_parallel": REFUSED["parallel_config.expert_parallel"],
+    "moe_config.expert_num": REFUSED["moe_config.expert_num"],
+    "model.model_config.use_kvcache_op": Refusal(_OFF, "the cache of MindFormers 1.9 is always paged.", "write False and use_past: True."),
+    "model.model_config.num_beams": Refusal((1,), "MindFormers 1.9 has no beam search.", "write 1."),
+    "compat.cosine_rises_again": Refusal(_OFF, _NATIVE_ONLY, "write False."),
+    "compat.no_decay_leak": Refusal(_OFF, _NATIVE_ONLY, "write False."),
+    "compat.perplexity_counts_pads": Refusal(_OFF, _NATIVE_ONLY, "write False."),
+}
+"""The same for `engine: mindformers`: switches that only the native engine lacks are not in it."""
+
+TABLES: Mapping[str, Mapping[str, Refusal]] = {"native": REFUSED, "mindformers": REFUSED_MINDFORMERS}
+"""`engine` to what it refuses."""
+
 
 def lookup_name(path: tuple[str | int, ...]) -> str:
     """The table's name of a key path; list positions stand for nothing."""
@@ -82,31 +110,33 @@ def lookup_name(path: tuple[str | int, ...]) -> str:
     return name
 
 
-def refusal(path: tuple[str | int, ...], value: object, *, where: str) -> CodeLlamaError | None:
+def refusal(path: tuple[str | int, ...], value: object, *, where: str, engine: str = "native") -> CodeLlamaError | None:
     """The error for a value that asks for something refused; None when it does not.
 
     Args:
         path: key path; a callback's position is followed by its canonical class name.
         value: the value read.
         where: the place named in the error.
+        engine: whose table judges.
     """
-    row = REFUSED.get(lookup_name(path))
+    row = TABLES[engine].get(lookup_name(path))
     if row is None or any(value == item and isinstance(value, bool) == isinstance(item, bool) for item in row.allowed):
         return None
-    return ConfigError(where, f"got {value!r}, not available: {row.why}", fix=row.instead)
+    given = list(value) if isinstance(value, tuple) else value
+    return ConfigError(where, f"got {given!r}, not available: {row.why}", fix=row.instead)
 
 
-def refused_findings(section: Any, path: tuple[str | int, ...] = ()) -> Iterator[CodeLlamaError]:
+def refused_findings(section: Any, path: tuple[str | int, ...] = (), *, engine: str = "native") -> Iterator[CodeLlamaError]:
     """The same for a configuration built in Python: every refused value in the tree."""
     if is_dataclass(section) and not isinstance(section, type):
         if type(section) in CALLBACK_TYPES.values():
             path = (*path, type(section).__name__)
         for item in fields(section):
-            yield from refused_findings(getattr(section, item.name), (*path, item.name))
-    elif isinstance(section, tuple):
+            yield from refused_findings(getattr(section, item.name), (*path, item.name), engine=engine)
+    elif isinstance(section, tuple) and any(is_dataclass(item) for item in section):
         for item in section:
-            yield from refused_findings(item, path)
+            yield from refused_findings(item, path, engine=engine)
     else:
-        found = refusal(path, section, where=".".join(str(part) for part in path))
+        found = refusal(path, section, where=".".join(str(part) for part in path), engine=engine)
         if found:
             yield found

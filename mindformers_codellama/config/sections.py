@@ -36,8 +36,10 @@ from mindformers_codellama.config.sections_training import (
 )
 
 RUN_MODES = ("train", "finetune", "eval", "predict", "export")
+ENGINES = ("native", "mindformers")
 
 __all__ = [
+    "ENGINES",
     "RUN_MODES",
     "ArchSection",
     "Callback",
@@ -90,6 +92,8 @@ class RunConfig:
     """Go on where `load_checkpoint` stopped: optimizer, step, data position and random state too."""
     run_mode: str = key("train", choices=RUN_MODES)
     """`train`, `finetune` (needs `load_checkpoint`), `eval`, `predict` or `export`."""
+    engine: str = key("native", choices=ENGINES)
+    """Ours: who computes. `native` is this package, `mindformers` an installed MindFormers 1.9 (docs/engines.md)."""
     trainer: TrainerSection = field(default_factory=TrainerSection)
     """Task and model name."""
     do_eval: bool = False
