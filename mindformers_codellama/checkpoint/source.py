@@ -57,7 +57,7 @@ def open_source(
     own = _newest(folders.get(rank))
     if own is not None:
         info = shard_of(own)
-        fits = _same_parts(info, model_layout, rank) if info else not strategy and _shapes(own, weights=True) == dict(needed)
+        fits = _same_parts(info, model_layout, rank) if info else not strategy and state_shapes(own, weights=True) == dict(needed)
         if fits:
             return Source(own, own=True, save=info.save if info else "")
         if list(folders) == [0] and info is None:
@@ -90,7 +90,7 @@ def shard_of(reader: CheckpointReader) -> ShardInfo | None:
     if not text:
         return None
     info = read_shard_text(str(text), where=reader.path)
-    return info if info.fits(_shapes(reader)) else None
+    return info if info.fits(state_shapes(reader)) else None
 
 
 def _same_parts(info: ShardInfo, model_layout: ModelLayout | None, rank: int) -> bool:
@@ -122,8 +122,8 @@ def _newest(folder: Path | None) -> CheckpointReader | None:
     return open_checkpoint(newest)
 
 
-def _shapes(reader: CheckpointReader, *, weights: bool = False) -> dict[str, tuple[int, ...]]:
-    """Shapes of weights and, unless only `weights` are asked for, of moments."""
+def state_shapes(reader: CheckpointReader, *, weights: bool = False) -> dict[str, tuple[int, ...]]:
+    """Name to shape of the weights and, unless only `weights` are asked for, of the moments."""
     return {
         name: shape for name, shape in reader.shapes().items() if not is_training_state(name) or (not weights and name.startswith(MOMENTS))
     }

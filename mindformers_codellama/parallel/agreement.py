@@ -8,13 +8,14 @@ import socket
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar, cast
 
 from mindformers_codellama.errors import ClusterError, CodeLlamaError, ToldElsewhere
 
 logger = logging.getLogger(__name__)
+T = TypeVar("T")
 
 WAIT_LIMIT = 7200.0
 """Seconds one rank waits for the others before the process ends; MindFormers' limit for a converted checkpoint."""
@@ -72,6 +73,18 @@ def fail_together(comm: Gathers | None, error: CodeLlamaError | None, *, doing: 
     text, code = found[first]
     logger.info("this rank ends because of an error on rank %d: %s", first, text)
     raise ToldElsewhere(doing, f"rank {first} failed: {text}", exit_code=code)
+
+
+def together(comm: Gathers | None, action: Callable[[], T], *, doing: str) -> T:
+    """What `action` gives, once it has succeeded on every rank; errors as `fail_together`."""
+    result: T | None = None
+    error: CodeLlamaError | None = None
+    try:
+        result = action()
+    except CodeLlamaError as raised:
+        error = raised
+    fail_together(comm, error, doing=doing)
+    return cast(T, result)
 
 
 def host_name() -> str:

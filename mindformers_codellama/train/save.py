@@ -3,6 +3,9 @@
 Order of one save: the new file under a temporary name, synced; rename; `meta.json` (for MindFormers);
 weights alone; only then are old files removed. Layout and names are MindFormers':
 `checkpoint/rank_0/<prefix>_rank_0-<epoch>_<step in epoch>.ckpt`, `checkpoint_network/rank_0/<prefix>_rank_0-network.ckpt`.
+
+With several ranks each writes what it holds into its own `rank_N`. A step counts once all of them have it, so a rank
+removes old files only when every rank has finished the new one.
 """
 
 from __future__ import annotations
@@ -10,7 +13,9 @@ from __future__ import annotations
 import json
 import logging
 import re
-from collections.abc import Iterator
+import secrets
+from collections.abc import Callable, Iterator, Mapping
+from itertools import chain
 from pathlib import Path
 
 import mindspore as ms
@@ -20,9 +25,12 @@ from mindformers_codellama.checkpoint.ckpt_format import write_ckpt
 from mindformers_codellama.checkpoint.dtypes import MINDSPORE, dtype_name
 from mindformers_codellama.checkpoint.files import TEMPORARY_SUFFIX, atomic_file
 from mindformers_codellama.checkpoint.safetensors_format import write_safetensors
+from mindformers_codellama.checkpoint.shard_info import SHARD_KEY, ShardInfo, shard_info, shard_text, text_tensor
 from mindformers_codellama.checkpoint.tensors import ComputedTensor
 from mindformers_codellama.config.sections import CheckpointMonitor
 from mindformers_codellama.errors import CheckpointError, ConfigError, TrainingError
+from mindformers_codellama.layout.cuts import MOMENTS, ModelLayout
+from mindformers_codellama.parallel.agreement import Gathers, gather, together
 from mindformers_codellama.train.optimizer import AdamUpdate
 from mindformers_codellama.train.state import STATE_KEY, SavedState, state_text
 
@@ -37,15 +45,23 @@ class CheckpointFolder:
     Args:
         root: `output_dir`, or `directory` of the callback.
         settings: the `CheckpointMonitor` callback.
-        rank: this process among the ranks.
+        comm: this process among the ranks; None for one process. Then every rank must make the same calls.
+        model_layout: where every tensor lies; needed with several ranks.
     """
 
-    def __init__(self, root: Path, settings: CheckpointMonitor, *, rank: int = 0) -> None:
+    def __init__(
+        self, root: Path, settings: CheckpointMonitor, *, comm: Gathers | None = None, model_layout: ModelLayout | None = None
+    ) -> None:
         self.root = root
         self.settings = settings
-        self.rank = rank
+        self.ranks = 1 if comm is None or model_layout is None else model_layout.layout.ranks
+        self.comm = comm if self.ranks > 1 else None
+        self.model_layout = model_layout if self.ranks > 1 else None
+        self.rank = 0 if self.comm is None else self.comm.rank
         self._replaced: list[Path] = []
         self._saved: list[Path] = []
+        self._attempt = ""
+        self._ranks_before = 0
 
     @property
     def prefix(self) -> str:
@@ -79,9 +95,16 @@ class CheckpointFolder:
             raise ConfigError("output_dir", problem, fix=fix)
         self._replaced = found
 
-    def replace(self, paths: list[Path]) -> None:
-        """Remove these once the run has saved its first checkpoint."""
+    def replace(self, paths: list[Path], *, ranks_before: int = 0) -> None:
+        """Remove these once the run has saved its first checkpoint.
+
+        Args:
+            paths: files of this rank's folder.
+            ranks_before: ranks of the checkpoint the run goes on from. Where there were more, the folders that no rank has
+                any more are pruned with the own one.
+        """
         self._replaced = list(paths)
+        self._ranks_before = ranks_before
 
     def save(self, update: AdamUpdate, saved: SavedState, place: tuple[int, int]) -> Path:
         """Write one resumable checkpoint and remove the oldest ones beyond `keep_checkpoint_max`.
@@ -96,19 +119,58 @@ class CheckpointFolder:
         """
         path = self.folder / f"{self.prefix}-{place[0]}_{place[1]}.{self.settings.checkpoint_format}"
         before = self.existing()
-        self._remove_temporary()
-        try:
-            write_tensors(path, {**_tensors(update), **state_items(saved, place[0])}, text=state_text(saved))
+        name = self._save_name(saved.state.step)
+
+        def checkpoint() -> None:
+            self._remove_temporary()
+            tensors = _tensors(update)
+            write_tensors(path, {**tensors, **state_items(saved, place[0])}, text=state_text(saved), shard=self._shard(name, tensors))
             with atomic_file(self.folder / META_NAME, force=True) as file:
                 file.write(json.dumps({"last_epoch": place[0], "last_step": place[1], "last_ckpt_file": path.name}).encode())
-            if self.settings.save_network_params:
-                write_tensors(self.network_file, {p.name: p for p in update.parameters})
-        except CheckpointError as error:
-            last = before[-1] if before else "none"
-            fix = f"{error.fix} The last complete checkpoint is {last}; resume from it.".strip()
-            raise TrainingError(error.where, error.problem, fix=fix) from error
+
+        def network() -> None:
+            weights = {p.name: p for p in update.parameters}
+            write_tensors(self.network_file, weights, shard=self._shard(name, weights))
+
+        self._write_together(checkpoint, before)
+        if self.settings.save_network_params:
+            self._write_together(network, [*before, path])
         self._prune(path, before)
         return path
+
+    def _write_together(self, write: Callable[[], None], before: list[Path]) -> None:
+        """Write on every rank; when one cannot, all end, and that one says why."""
+
+        def told() -> None:
+            try:
+                write()
+            except OSError as error:
+                raise TrainingError(self.folder, f"cannot be written: {error.strerror or error}.") from error
+            except CheckpointError as error:
+                last = before[-1] if before else "none"
+                fix = f"{error.fix} The last complete checkpoint is {last}; resume from it.".strip()
+                raise TrainingError(error.where, error.problem, fix=fix) from error
+
+        together(self.comm, told, doing="saving a checkpoint")
+
+    def _save_name(self, step: int) -> str:
+        """A name that the files of this save share; empty for one process."""
+        if self.comm is None:
+            return ""
+        mine = (self._attempt or secrets.token_hex(8), step)
+        found = gather(self.comm, mine, doing="saving a checkpoint")
+        assert all(other == step for _, other in found), found
+        self._attempt = found[0][0]
+        return f"{self._attempt}-{step}"
+
+    def _shard(self, name: str, tensors: Mapping[str, ms.Parameter]) -> ShardInfo | None:
+        """What this rank's file says about itself."""
+        if self.model_layout is None:
+            return None
+        moments = any(tensor.startswith(MOMENTS) for tensor in tensors)
+        info = shard_info(self.model_layout, self.rank, moments=moments, save=name)
+        assert info.fits({tensor: tuple(value.shape) for tensor, value in tensors.items()}), (self.rank, str(info.layout))
+        return info
 
     def _prune(self, newest: Path, before: list[Path]) -> None:
         """Keep the newest `keep_checkpoint_max`. What this process saved is newer than all it found, whatever the names say."""
@@ -119,6 +181,15 @@ class CheckpointFolder:
         for path in {*self._replaced, *surplus} - {newest}:
             path.unlink(missing_ok=True)
         self._replaced = []
+        self._prune_left_folders()
+
+    def _prune_left_folders(self) -> None:
+        """Of folders of ranks there are no longer, keep the steps that are kept in the folder of this rank."""
+        kept = {place for place, _ in self._with_place()}
+        for rank in range(self.rank + self.ranks, self._ranks_before, self.ranks):
+            for place, path in _named(self.folder.with_name(f"rank_{rank}"), f"{self.settings.prefix}_rank_{rank}"):
+                if place not in kept:
+                    path.unlink(missing_ok=True)
 
     def _remove_temporary(self) -> None:
         """Remove what killed saves of this prefix left behind."""
@@ -126,11 +197,16 @@ class CheckpointFolder:
             path.unlink(missing_ok=True)
 
     def _with_place(self) -> Iterator[tuple[tuple[int, int], Path]]:
-        pattern = re.compile(re.escape(self.prefix) + r"-(\d+)_(\d+)\.(?:ckpt|safetensors)")
-        for path in self.folder.glob(f"{self.prefix}-*"):
-            found = pattern.fullmatch(path.name)
-            if found:
-                yield (int(found[1]), int(found[2])), path
+        return _named(self.folder, self.prefix)
+
+
+def _named(folder: Path, prefix: str) -> Iterator[tuple[tuple[int, int], Path]]:
+    """(epoch, step) of the name and path of the checkpoints with a prefix."""
+    pattern = re.compile(re.escape(prefix) + r"-(\d+)_(\d+)\.(?:ckpt|safetensors)")
+    for path in folder.glob(f"{prefix}-*"):
+        found = pattern.fullmatch(path.name)
+        if found:
+            yield (int(found[1]), int(found[2])), path
 
 
 def state_items(saved: SavedState, epoch: int) -> dict[str, np.ndarray]:
@@ -149,20 +225,24 @@ def state_items(saved: SavedState, epoch: int) -> dict[str, np.ndarray]:
     return {name: np.asarray(value) for name, value in items.items()}
 
 
-def write_tensors(path: Path, tensors: dict[str, ms.Parameter | np.ndarray], *, text: str = "") -> None:
-    """Write a `.ckpt` (with its checksum) or safetensors file, one tensor on the host at a time; replaces an older one."""
+def write_tensors(path: Path, tensors: Mapping[str, ms.Parameter | np.ndarray], *, text: str = "", shard: ShardInfo | None = None) -> None:
+    """Write a `.ckpt` (with its checksum) or safetensors file, one tensor on the host at a time; replaces an older one.
+
+    Args:
+        path: the file.
+        tensors: name to values.
+        text: of `state_text`; empty for weights alone.
+        shard: description of one rank's file. Then texts of a `.ckpt` are written so that MindSpore's tools pass over them.
+    """
+    texts = {STATE_KEY: text} if text else {}
+    if shard is not None:
+        texts[SHARD_KEY] = shard_text(shard)
     if path.suffix == ".ckpt":
         items = ((name, _numpy(value)) for name, value in tensors.items())
-        last = ((STATE_KEY, text),) if text else ()
-        write_ckpt(path, _chain(items, last), force=True, crc=True)
+        last = ((key, value if shard is None else text_tensor(value)) for key, value in texts.items())
+        write_ckpt(path, chain(items, last), force=True, crc=True)
         return
-    metadata = {"format": "ms"} | ({STATE_KEY: text} if text else {})
-    write_safetensors(path, {name: _lazy(value) for name, value in tensors.items()}, metadata=metadata, force=True)
-
-
-def _chain(items: Iterator[tuple[str, np.ndarray]], last: tuple[tuple[str, str], ...]) -> Iterator[tuple[str, np.ndarray | str]]:
-    yield from items
-    yield from last
+    write_safetensors(path, {name: _lazy(value) for name, value in tensors.items()}, metadata={"format": "ms"} | texts, force=True)
 
 
 def _tensors(update: AdamUpdate) -> dict[str, ms.Parameter]:
