@@ -162,11 +162,15 @@ def _uneven(table: RankTable) -> Iterator[CodeLlamaError]:
 
 def _repeated_ips(table: RankTable) -> Iterator[CodeLlamaError]:
     first: dict[str, Device] = {}
+    repeated: list[Device] = []
     for device in table.devices:
-        other = first.setdefault(device.device_ip, device)
-        if other is not device and not is_simulated(device) and not is_placeholder(device.device_ip):
-            problem = f"the device address {device.device_ip} is given twice (also {other.key})."
-            yield ClusterError(table.where(f"{device.key}.device_ip"), problem, fix="on real hardware each device has its own address.")
+        if first.setdefault(device.device_ip, device) is not device and not is_simulated(device) and not is_placeholder(device.device_ip):
+            repeated.append(device)
+    if repeated:
+        shown = ", ".join(f"{device.device_ip} (also {first[device.device_ip].key})" for device in repeated[:4])
+        more = f" and {len(repeated) - 4} more" if len(repeated) > 4 else ""
+        problem = f"given more than once: {shown}{more}."
+        yield ClusterError(table.where(f"{repeated[0].key}.device_ip"), problem, fix="on real hardware each device has its own address.")
 
 
 def _simulated(table: RankTable) -> Iterator[CodeLlamaError]:

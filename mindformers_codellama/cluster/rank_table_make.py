@@ -104,8 +104,11 @@ def is_loopback(server_id: str) -> bool:
 
 def make_rank_table(server_id: str, device_ids: Sequence[int], device_ips: Mapping[int, str]) -> RankTable:
     """One server whose devices are ranks 0, 1, ... in the order given."""
-    devices = tuple(Device(device_id=device, device_ip=device_ips[device], rank_id=rank) for rank, device in enumerate(device_ids))
-    return RankTable(servers=(Server(server_id=server_id, devices=devices),), server_count=1)
+    devices = tuple(
+        Device(device_id=device, device_ip=device_ips[device], rank_id=rank, key=f"server_list[0].device[{rank}]")
+        for rank, device in enumerate(device_ids)
+    )
+    return RankTable(servers=(Server(server_id=server_id, devices=devices, key="server_list[0]"),), server_count=1)
 
 
 def made_name(devices: range, server_id: str) -> str:
