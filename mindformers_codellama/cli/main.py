@@ -30,6 +30,7 @@ COMMANDS: Mapping[str, tuple[str, str]] = {
     "predict": ("mindformers_codellama.cli.predict", "generate from prompts"),
     "chat": ("mindformers_codellama.cli.chat", "talk to a model in the terminal"),
     "run": ("mindformers_codellama.cli.run", "any run_mode of a configuration, with MindFormers' run_mindformer.py flags"),
+    "launch": ("mindformers_codellama.cli.launch", "one command as several ranks, on this machine and on others"),
     "rank-table": ("mindformers_codellama.cli.rank_table", "which device of which server is which rank: make, merge, check"),
     "completion": ("mindformers_codellama.cli.completion", "print the completion script of a shell"),
 }

@@ -41,13 +41,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 def start(arguments: argparse.Namespace, *, default_mode: str) -> int:
     """Read the configuration, apply the flags and train."""
-    config = read_run(arguments.config, overrides=arguments.overrides)
-    if config.run_mode not in TRAINING_MODES or default_mode == "finetune":
-        config = replace(config, run_mode=default_mode)
-    if arguments.resume:
-        monitor = config.checkpoint_monitor
-        written_to = monitor.directory if monitor and monitor.directory else config.output_dir
-        config = replace(config, resume_training=True, load_checkpoint=written_to)
+    config = configured(arguments, default_mode=default_mode)
     if arguments.dry_run:
         from mindformers_codellama.train.outline import outline
 
@@ -55,6 +49,22 @@ def start(arguments: argparse.Namespace, *, default_mode: str) -> int:
         return 0
     bar = arguments.progress == "bar" or (arguments.progress == "auto" and sys.stderr.isatty())
     return run_config(config, force=arguments.force, bar=bar)
+
+
+def configured(arguments: argparse.Namespace, *, default_mode: str) -> RunConfig:
+    """The configuration with the flags applied; a file whose run_mode is no training takes `default_mode`."""
+    config = read_run(arguments.config, overrides=arguments.overrides)
+    if config.run_mode not in TRAINING_MODES or default_mode == "finetune":
+        config = replace(config, run_mode=default_mode)
+    if arguments.resume:
+        config = replace(config, resume_training=True, load_checkpoint=written_to(config))
+    return config
+
+
+def written_to(config: RunConfig) -> str:
+    """The folder below which a run writes its checkpoints."""
+    monitor = config.checkpoint_monitor
+    return monitor.directory if monitor and monitor.directory else config.output_dir
 
 
 def run_config(config: RunConfig, *, force: bool = False, bar: bool = False) -> int:

@@ -6,9 +6,9 @@ import math
 import os
 from pathlib import Path
 
+from mindformers_codellama.cluster.environment import LOCAL_RANKS
+
 CGROUP = Path("/sys/fs/cgroup")
-LOCAL_RANKS = "CODELLAMA_LOCAL_RANKS"
-"""Environment variable of `codellama launch`: ranks on this machine, which share its cores."""
 
 
 def usable_cores(cgroup: Path = CGROUP) -> int:
