@@ -1,0 +1,120 @@
+"""The weights a run starts from: every rank reads its own slices, and all refuse together.
+
+With `auto_trans_ckpt: True` each rank cuts its part straight from the source (a Hugging Face directory, a whole checkpoint,
+shards of any layout) and also writes it to `output_dir/transformed_checkpoint/<name>/rank_N/checkpoint_N.ckpt`, from
+where later runs of this layout start. Nobody cuts for others, and nothing that is there is removed.
+"""
+
+from __future__ import annotations
+
+import logging
+import secrets
+import time
+from collections.abc import Iterator
+from itertools import chain
+from pathlib import Path
+
+from mindspore import nn
+
+from mindformers_codellama.checkpoint.boxes_io import part_of
+from mindformers_codellama.checkpoint.ckpt_format import write_ckpt
+from mindformers_codellama.checkpoint.load import check_tensors, load_from, rank_box, weight_shapes
+from mindformers_codellama.checkpoint.open import open_checkpoint
+from mindformers_codellama.checkpoint.report import LoadReport
+from mindformers_codellama.checkpoint.shard_info import SHARD_KEY, shard_info, shard_text, text_tensor
+from mindformers_codellama.checkpoint.source import Source, open_source
+from mindformers_codellama.checkpoint.tensors import LazyTensor
+from mindformers_codellama.config.sections import RunConfig
+from mindformers_codellama.errors import CheckpointError
+from mindformers_codellama.layout.cuts import ModelLayout
+from mindformers_codellama.parallel.agreement import Gathers, fail_together, gather, host_name, together
+
+logger = logging.getLogger(__name__)
+
+OPENING = "opening the checkpoint"
+READING = "reading the checkpoint"
+CUTTING = "cutting the checkpoint for this layout"
+"""What ranks are at, for messages."""
+
+
+def load_start(network: nn.Cell, run: RunConfig, *, comm: Gathers | None = None, model_layout: ModelLayout | None = None) -> LoadReport:
+    """Fill a network from `load_checkpoint` (or `checkpoint_name_or_path`) as `auto_trans_ckpt` and `src_strategy_path_or_dir` say.
+
+    Args:
+        network: whole, or one rank's part.
+        run: names the checkpoint.
+        comm: this process among the ranks, which must all call this; None for one process.
+        model_layout: where every tensor lies; needed with several ranks.
+
+    Raises:
+        CheckpointError: as `load_into`; shards of another layout without `auto_trans_ckpt`; a rank that does not see the
+            checkpoint; ranks that see different saves; a disk that is full.
+    """
+    if comm is None or model_layout is None or model_layout.layout.ranks == 1:
+        comm, model_layout = None, None
+    rank, path = 0 if comm is None else comm.rank, Path(run.start_weights).expanduser()
+    needed = weight_shapes(network)
+    source = together(comm, lambda: _open(path, needed, model_layout, rank, run), doing=OPENING)
+    _refuse_mixed(comm, path, source)
+    together(comm, lambda: check_tensors(source, needed, model_layout=model_layout), doing=OPENING)
+    if comm is not None and model_layout is not None and run.auto_trans_ckpt and not all(gather(comm, source.own, doing=OPENING)):
+        folder = transformed_folder(path, Path(run.output_dir).expanduser(), model_layout)
+        source = _cut(comm, source, list(needed), model_layout, folder)
+    return together(comm, lambda: load_from(network, source, model_layout=model_layout, rank=rank), doing=READING)
+
+
+def transformed_folder(path: Path, output_dir: Path, model_layout: ModelLayout) -> Path:
+    """Where a checkpoint cut for a layout goes; never the place it is read from."""
+    path = path.absolute()
+    folder = output_dir.absolute() / "transformed_checkpoint" / (path.name if path.is_dir() else path.stem)
+    if path == folder or folder in path.parents:
+        return folder.with_name(f"{folder.name}_{model_layout.layout}")
+    return folder
+
+
+def _open(path: Path, needed: dict[str, tuple[int, ...]], model_layout: ModelLayout | None, rank: int, run: RunConfig) -> Source:
+    if model_layout is not None and not path.exists():
+        fix = "give every machine the checkpoint at this path: a disk they share, or a copy (of its own rank_N folders, if it is cut)."
+        raise CheckpointError(path, f"does not exist for rank {rank} on {host_name()}.", fix=fix)
+    source = open_source(path, needed, model_layout=model_layout, rank=rank, strategy=run.src_strategy_path_or_dir)
+    if source.sharded and not run.auto_trans_ckpt:
+        layout = f"layout {model_layout.layout}" if model_layout else "one process"
+        fix = (
+            "set auto_trans_ckpt: True to cut it anew at start, or do it once with `codellama reshard` or `codellama merge`."
+        )
+        raise CheckpointError(path, f"is cut over ranks, and not as this run needs it ({layout}).", fix=fix)
+    return source
+
+
+def _refuse_mixed(comm: Gathers | None, path: Path, source: Source) -> None:
+    """Shards that ranks find for themselves must be of one save."""
+    saves = {save: rank for rank, save in reversed(list(enumerate(gather(comm, source.save, doing=OPENING)))) if save}
+    if len(saves) > 1:
+        told = " and ".join(f"rank {rank} {save}" for save, rank in saves.items())
+        fix = "copy the files of one step to all machines, and take others out of the rank_N folders."
+        fail_together(comm, CheckpointError(path, f"ranks find shards of different saves: {told}.", fix=fix), doing=OPENING)
+
+
+def _cut(comm: Gathers, source: Source, names: list[str], model_layout: ModelLayout, folder: Path) -> Source:
+    """Write this rank's part and give it back as the source to load from."""
+    started = time.perf_counter()
+    rank = comm.rank
+    save = gather(comm, secrets.token_hex(8), doing=CUTTING)[0]
+    file = folder / f"rank_{rank}" / f"checkpoint_{rank}.ckpt"
+
+    def write() -> Source:
+        description = text_tensor(shard_text(shard_info(model_layout, rank, moments=False, save=save)))
+        write_ckpt(file, chain(_parts(source, names, model_layout, rank), ((SHARD_KEY, description),)), force=True, crc=True)
+        return Source(open_checkpoint(file), own=True, save=save)
+
+    cut = together(comm, write, doing=CUTTING)
+    if rank == 0:
+        seconds = time.perf_counter() - started
+        logger.info("cut %s for layout %s into %s in %.1f s", source.reader.path, model_layout.layout, folder, seconds)
+    return cut
+
+
+def _parts(source: Source, names: list[str], model_layout: ModelLayout, rank: int) -> Iterator[tuple[str, LazyTensor]]:
+    for name in names:
+        tensor = source.reader.tensor(name)
+        yield name, tensor if source.own else part_of(tensor, rank_box(model_layout, name, rank))
