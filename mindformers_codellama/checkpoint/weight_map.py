@@ -90,6 +90,7 @@ TRAINING_STATE = (
     r"(adam_m|adam_v|moment1|moment2|accu_grads|optimizer|optim|random)\..*",
     r"(global_step|scale_sense|loss_scale|epoch_num|step_num|learning_rate|beta1_power|beta2_power)",
     r"(current_iterator_step|last_overflow_iterator_step|data_cursor|weight_decay|start_epoch)",
+    r"(global_batch_size|current_default_lr|current_grouped_lr)",  # MindFormers 1.9
 )
 """What a training checkpoint holds beside the weights; conversion leaves it out."""
 
