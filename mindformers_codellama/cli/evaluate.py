@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from tqdm import tqdm
 
+from mindformers_codellama.cli.engine import is_elsewhere, run_elsewhere
 from mindformers_codellama.config.read import read_run
 
 if TYPE_CHECKING:
@@ -35,6 +36,8 @@ def run(arguments: argparse.Namespace) -> int:
 
 def run_config(config: RunConfig, *, as_json: bool = False) -> int:
     """Evaluate one configuration and print loss and perplexity."""
+    if is_elsewhere(config):
+        return run_elsewhere(replace(config, run_mode="eval"), as_json=as_json)
     from mindformers_codellama.train.evaluate import evaluate
 
     with tqdm(unit="batch", disable=not sys.stderr.isatty()) as bar:

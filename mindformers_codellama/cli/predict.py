@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from mindformers_codellama.cli.engine import is_elsewhere, predict_elsewhere, run_elsewhere
 from mindformers_codellama.cli.generation_options import (
     add_generation_arguments,
     add_model_arguments,
@@ -92,6 +93,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Read prompts, open the model, answer."""
     prompts = prompts_from(arguments)
+    elsewhere = predict_elsewhere(arguments, prompts)
+    if elsewhere is not None:
+        return elsewhere
     output = None if arguments.output is None else Path(arguments.output)
     check_output(output, force=arguments.force)
     opened = open_from(arguments)
@@ -115,6 +119,8 @@ def run_config(run_section: RunConfig) -> int:
     from mindformers_codellama.pipelines.open_model import open_run
     from mindformers_codellama.pipelines.prompt_files import read_prompts
 
+    if is_elsewhere(run_section):
+        return run_elsewhere(run_section)
     if not run_section.input_data:
         raise ConfigError(
             "predict_data", "there is nothing to predict.", fix='give --predict_data "TEXT" or a file with a prompt per line.'

@@ -7,6 +7,7 @@ import sys
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from mindformers_codellama.cli.engine import is_elsewhere, refuse_dry_run, run_elsewhere
 from mindformers_codellama.config.read import read_run
 
 if TYPE_CHECKING:
@@ -43,6 +44,7 @@ def start(arguments: argparse.Namespace, *, default_mode: str) -> int:
     """Read the configuration, apply the flags and train."""
     config = configured(arguments, default_mode=default_mode)
     if arguments.dry_run:
+        refuse_dry_run(config)
         from mindformers_codellama.train.outline import outline
 
         print("\n".join([*outline(config, force=arguments.force), "dry run: nothing was trained."]))
@@ -69,6 +71,8 @@ def written_to(config: RunConfig) -> str:
 
 def run_config(config: RunConfig, *, force: bool = False, bar: bool = False) -> int:
     """Train one configuration and print what came out."""
+    if is_elsewhere(config):
+        return run_elsewhere(config)
     from mindformers_codellama.train.run import train
 
     print(summary(train(config, force=force, bar=bar)))

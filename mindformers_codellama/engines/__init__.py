@@ -1,1 +1,1 @@
-"""Other engines that can run a configuration in place of ours."""
+"""Who computes a run: this package (`native`), or an installed MindFormers (`mindformers`)."""

@@ -11,15 +11,19 @@ from typing import Any
 
 from mindformers_codellama.checkpoint.hf_config import end_token_ids
 from mindformers_codellama.checkpoint.open import open_checkpoint
-from mindformers_codellama.config.check import require_single_process
+from mindformers_codellama.config.check import require_engine
 from mindformers_codellama.config.families import FAMILIES, model_facts
 from mindformers_codellama.config.generation import GenerationConfig
 from mindformers_codellama.config.model_config import ModelConfig
 from mindformers_codellama.config.read import read_run
 from mindformers_codellama.config.sections import RunConfig
 from mindformers_codellama.config.sections_parallel import ContextSection
-from mindformers_codellama.errors import CheckpointError, ConfigError
+from mindformers_codellama.errors import CheckpointError, ConfigError, raise_all
+from mindformers_codellama.layout.cuts import run_layout
+from mindformers_codellama.layout.ranks import Layout
+from mindformers_codellama.parallel.comm import SINGLE, Comm
 from mindformers_codellama.pipelines.causal_lm import LlamaForCausalLM
+from mindformers_codellama.pipelines.ranks import degree_findings, join_ranks
 from mindformers_codellama.runtime.context import enter_context
 from mindformers_codellama.text.auto import AutoTokenizer
 from mindformers_codellama.text.model_file import MODEL_FILE
@@ -49,6 +53,12 @@ class Source:
     batch_size: int
     seed: int
     """Of initial weights."""
+    layout: Layout = Layout()
+    """Ranks that hold the model together."""
+    vocabulary_cut: bool = False
+    """They share embedding and head as well."""
+    strategy: str = ""
+    """Strategy file or folder of weights in `rank_N` folders."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,6 +71,8 @@ class OpenedModel:
     prompt_style: str
     """How the registry says this model is asked; `completion` when it is not there."""
     batch_size: int
+    comm: Comm = SINGLE
+    """This process among the ranks that hold the model; all of them generate, one shows it."""
 
 
 def is_yaml(source: str | Path) -> bool:
@@ -77,6 +89,7 @@ def open_model(
     dtype: str | None = None,
     device: str | None = None,
     overrides: Sequence[str] = (),
+    alone: str = "",
 ) -> OpenedModel:
     """Build a model and fill it with weights.
 
@@ -89,11 +102,15 @@ def open_model(
         dtype: type of weights and of products.
         device: `CPU` or `Ascend`; else the YAML file's, or the CPU.
         overrides: `key=value` for a YAML file.
+        alone: what it is for, when that is refused on several ranks.
 
     Raises:
         ConfigError, CheckpointError, TokenizerError: what is wrong with any of these.
     """
     found = find_source(source, overrides)
+    if alone and found.layout.ranks > 1:
+        problem = f"asks for {found.layout.ranks} ranks (layout {found.layout}), but {alone} runs as one process."
+        raise ConfigError("use_parallel", problem, fix="--set use_parallel=False, or ask with `codellama predict` on several ranks.")
     config, context = found.config, found.context
     if seq_length is not None:
         config = dataclasses.replace(config, seq_length=seq_length)
@@ -119,12 +136,21 @@ def open_source(source: Source) -> OpenedModel:
         fix = "write processor.tokenizer.vocab_file: PATH (or give --tokenizer PATH)."
         raise ConfigError("processor.tokenizer.vocab_file", "no tokenizer is named, and trainer.model_name is empty.", fix=fix)
     words = AutoTokenizer.from_pretrained(source.tokenizer, **source.tokenizer_options)
+    raise_all(degree_findings(source.config, source.layout))
     enter_context(source.context)
+    ranks = join_ranks(source.config, source.layout, vocabulary_cut=source.vocabulary_cut, strategy=source.strategy)
     if not source.weights:
         logger.warning("no checkpoint given: the weights are random (seed %d) and so will be the text.", source.seed)
-    model = LlamaForCausalLM(source.config, checkpoint=source.weights, generation=source.generation, seed=source.seed)
+    model = LlamaForCausalLM(source.config, checkpoint=source.weights, generation=source.generation, seed=source.seed, ranks=ranks)
     style = FAMILIES[source.name].prompt_style if source.name in FAMILIES else "completion"
-    return OpenedModel(model=model, tokenizer=words, generation=source.generation, prompt_style=style, batch_size=source.batch_size)
+    return OpenedModel(
+        model=model,
+        tokenizer=words,
+        generation=source.generation,
+        prompt_style=style,
+        batch_size=source.batch_size,
+        comm=ranks.comm,
+    )
 
 
 def find_source(source: str | Path, overrides: Sequence[str] = ()) -> Source:
@@ -149,9 +175,9 @@ def source_of_run(run: RunConfig) -> Source:
     """What a configuration says.
 
     Raises:
-        ConfigError: it asks for several ranks.
+        ConfigError: it asks for another engine.
     """
-    require_single_process(run)
+    require_engine(run, "native")
     section = run.processor.tokenizer
     options = {
         key: getattr(section, key)
@@ -171,6 +197,9 @@ def source_of_run(run: RunConfig) -> Source:
         context=run.context,
         batch_size=run.predict_batch_size or run.model.batch_size,
         seed=run.seed,
+        layout=run_layout(run),
+        vocabulary_cut=not run.parallel_config.vocab_emb_dp,
+        strategy=run.src_strategy_path_or_dir,
     )
 
 
