@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import binascii
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import BinaryIO
 
@@ -29,6 +29,8 @@ class CkptContents:
 
     tensors: dict[str, FileTensor]
     strings: dict[str, str]
+    crc: bool = False
+    """Whether the file ends with its checksum."""
 
 
 def scan_ckpt(path: Path, *, check_crc: bool = False) -> CkptContents:
@@ -47,7 +49,7 @@ def scan_ckpt(path: Path, *, check_crc: bool = False) -> CkptContents:
             end = size - _CRC_TAIL if _has_crc(file, size) else size
             if check_crc and end < size:
                 _compare_crc(file, end, path)
-            contents = _Scanner(path).scan(file, end)
+            contents = replace(_Scanner(path).scan(file, end), crc=end < size)
     except OSError as error:
         raise CheckpointError(path, f"cannot be read: {error.strerror or error}.") from error
     if not contents.tensors and not contents.strings:

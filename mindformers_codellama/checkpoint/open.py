@@ -77,7 +77,7 @@ def open_checkpoint(path: str | Path) -> CheckpointReader:
     Args:
         path: a Hugging Face directory (safetensors or `pytorch_model*.bin`), a `.ckpt`, a `.safetensors`, `.bin`
             or `.pth` file, a Meta directory, one of our directories, or a directory with `.ckpt` files: directly
-            (the newest, or all when they hold different tensors) or in `rank_0/`.
+            (the newest, or all when they hold different tensors), in `rank_0/`, or as shards in `rank_0/`, `rank_1/`, ...
 
     Raises:
         CheckpointError: nothing there, nothing recognised, or damaged; each message names the file.
@@ -127,6 +127,10 @@ def _open_directory(folder: Path) -> CheckpointReader:
 def _open_ckpt_directory(folder: Path) -> CheckpointReader:
     for below in (folder, folder / "checkpoint", folder / "checkpoint_network"):
         if (below / "rank_0").is_dir():
+            if any(entry.is_dir() and entry.name != "rank_0" for entry in below.glob("rank_*")):
+                from mindformers_codellama.checkpoint.sharded import open_sharded  # which builds on this module
+
+                return open_sharded(below)
             newest = get_last_checkpoint(below / "rank_0")
             if newest is not None:
                 return _open_ckpt([Path(newest)])
