@@ -32,6 +32,7 @@ COMMANDS: Mapping[str, tuple[str, str]] = {
     "run": ("mindformers_codellama.cli.run", "any run_mode of a configuration, with MindFormers' run_mindformer.py flags"),
     "launch": ("mindformers_codellama.cli.launch", "one command as several ranks, on this machine and on others"),
     "rank-table": ("mindformers_codellama.cli.rank_table", "which device of which server is which rank: make, merge, check"),
+    "doctor": ("mindformers_codellama.cli.doctor", "what on this machine would stop a job, and what to do about it"),
     "completion": ("mindformers_codellama.cli.completion", "print the completion script of a shell"),
 }
 """Subcommand to its module and the one line `codellama --help` shows."""

@@ -170,7 +170,7 @@ def _as_json(file: Path, table: RankTable | None, errors: list[CodeLlamaError], 
 def _as_text(file: Path, table: RankTable | None, errors: list[CodeLlamaError], warnings: list[CodeLlamaError]) -> str:
     lines = [str(file)]
     if table is not None:
-        lines.append(f"  {len(table.servers)} servers, {table.ranks} ranks")
+        lines.append(f"  {len(table.servers)} server{'s' if len(table.servers) > 1 else ''}, {table.ranks} ranks")
         lines += [f"  {server.server_id}: {_ranks(server.ranks)}" for server in table.servers]
     for title, found in (("warnings", warnings), ("errors", errors)):
         lines += [f"{title}:", *(f"  {number}. {one}" for number, one in enumerate(found, 1))] if found else []

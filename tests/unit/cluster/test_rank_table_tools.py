@@ -297,4 +297,4 @@ def test_check_looks_hosts_up_when_asked(folder, monkeypatch, capsys):
 
 def test_check_of_a_sound_table_says_so(folder, capsys):
     assert main(["rank-table", "check", str(GOLDEN / "hccl_8p_01234567_10.0.0.9.json")]) == 0
-    assert capsys.readouterr().out.endswith("1 servers, 8 ranks\n  10.0.0.9: ranks 0 to 7\nnothing is wrong.\n")
+    assert capsys.readouterr().out.endswith("1 server, 8 ranks\n  10.0.0.9: ranks 0 to 7\nnothing is wrong.\n")
