@@ -37,6 +37,8 @@ def read_groups(source: JsonSource, values: Mapping[str, Any]) -> RankTable:
         odd = next(instance for instance in instances if instance.rank_id is None)
         source.fault(odd.key, 'has no "rank_id", but other instances have one.')
     servers = _ranked(source, instances) if with_rank else _counted(sorted(instances, key=_pod_number))
+    if not servers and not source.faults:
+        source.fault("group_list", "has no device in it.")
     return RankTable(servers=servers, server_count=len(servers), source=source)
 
 
@@ -108,5 +110,7 @@ def _counted(instances: list[_Instance]) -> tuple[Server, ...]:
 
 def _servers(by_server: Mapping[str, list[Device]]) -> tuple[Server, ...]:
     return tuple(
-        Server(server_id=name, devices=tuple(devices), key=devices[0].key.rpartition(".")[0]) for name, devices in by_server.items()
+        Server(server_id=name, devices=tuple(devices), key=devices[0].key.rpartition(".")[0])
+        for name, devices in by_server.items()
+        if devices
     )
