@@ -29,7 +29,7 @@ _EXPORTS = MappingProxyType(
         "TransformerOpParallelConfig": "config.mindformers_api",
         "generate": "generation.loop",
         "get_last_checkpoint": "checkpoint.load",
-        "init_context": "runtime.context",
+        "init_context": "parallel.start",
         "model_facts": "config.families",
         "pipeline": "pipelines.factory",
         "read_run": "config.read",

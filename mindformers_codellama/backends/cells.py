@@ -1,7 +1,8 @@
 """The graphs behind `MindSporeDecoder`: forward through a key/value cache, and without one.
 
 Both hold a `LlamaNetwork` and share its weights. Shape letters: B rows, C new tokens of each row,
-T cache positions, K key/value heads, H head, D hidden, V vocabulary, L layers.
+T cache positions, K key/value heads of this rank, H head, D hidden, V vocabulary, L layers. Of a network cut over
+ranks each rank caches its own heads, and all end with the same logits.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import numpy as np
 from mindspore import nn, ops
 
 from mindformers_codellama.model.attention import additive_mask
+from mindformers_codellama.model.edges import logits_edge
 from mindformers_codellama.model.llama import LlamaNetwork
 from mindformers_codellama.runtime.dtypes import mindspore_dtype
 
@@ -28,7 +30,7 @@ class CachedForward(nn.Cell):
     between calls. One object serves one B and T; every C gets a graph of its own.
 
     Args:
-        network: supplies weights, norms and rotary tables.
+        network: supplies weights, norms and rotary tables; has all layers.
         rows: B.
         positions: T.
     """
@@ -40,11 +42,15 @@ class CachedForward(nn.Cell):
         self.rows = rows
         self.positions = positions
         self.num_layers = config.num_layers
-        self.num_kv_heads = config.num_kv_heads
+        self.num_kv_heads = network.part.share(config.num_kv_heads)
+        agree = logits_edge(network.part)
+        self.agrees = agree is not None
+        if agree is not None:
+            self.agree = agree
         self.last_position = config.seq_length - 1
         self.mask_dtype = mindspore_dtype(config.softmax_compute_dtype)
         self.cache_dtype = mindspore_dtype(config.compute_dtype)
-        zeros_BKTH = np.zeros((rows, config.num_kv_heads, positions, config.head_dim), np.float32)
+        zeros_BKTH = np.zeros((rows, self.num_kv_heads, positions, config.head_dim), np.float32)
 
         def cache(name: str) -> ms.Parameter:
             # names must differ between all caches that one graph may see
@@ -53,7 +59,7 @@ class CachedForward(nn.Cell):
         self.keys = ms.ParameterTuple([cache(f"key_past.{i}") for i in range(config.num_layers)])
         self.values = ms.ParameterTuple([cache(f"value_past.{i}") for i in range(config.num_layers)])
         self.write = ops.ScatterNdUpdate(use_locking=False)
-        row_head = np.stack(np.meshgrid(np.arange(rows), np.arange(config.num_kv_heads), indexing="ij"), axis=-1)
+        row_head = np.stack(np.meshgrid(np.arange(rows), np.arange(self.num_kv_heads), indexing="ij"), axis=-1)
         self.row_head_BK12 = ms.Tensor(row_head[:, :, None, :].astype(np.int32))
         self.order_T = ms.Tensor(np.arange(positions, dtype=np.int32))
         self.row_B1 = row_index(rows)
@@ -84,7 +90,8 @@ class CachedForward(nn.Cell):
             v_BKTH = self.write(self.values[index], place_BKC3, v_BKCH)
             x_BCD = x_BCD + block.attention.attend(q_BCNH, k_BKTH, v_BKTH, mask_B11CT)
             x_BCD = x_BCD + block.feed_forward(block.ffn_norm(x_BCD))
-        return logits_at(self.network, x_BCD, last_B1, self.row_B1)
+        logits_BV = logits_at(self.network, x_BCD, last_B1, self.row_B1)
+        return self.agree(logits_BV) if self.agrees else logits_BV
 
     def places(self, positions_BC: ms.Tensor, count: int) -> ms.Tensor:
         """int32 `(B, K, C, 3)`: row, head and position every new key goes to."""
@@ -94,7 +101,7 @@ class CachedForward(nn.Cell):
 
 
 def logits_at(network: LlamaNetwork, x_BCD: ms.Tensor, last_B1: ms.Tensor, row_B1: ms.Tensor) -> ms.Tensor:
-    """float32 `(B, V)`: norm and head of one position per row; the other positions cost nothing."""
+    """float32 `(B, V)`, this rank's V when it is cut: norm and head of one position per row; the others cost nothing."""
     rows, count, size = x_BCD.shape
     if count > 1:
         x_BCD = ops.reshape(ops.gather_nd(x_BCD, ops.concat((row_B1, last_B1), 1)), (rows, 1, size))
@@ -144,6 +151,10 @@ class UncachedForward(nn.Cell):
         self.network = network
         self.mask_dtype = mindspore_dtype(network.config.softmax_compute_dtype)
         self.row_B1 = row_index(rows)
+        agree = logits_edge(network.part)
+        self.agrees = agree is not None
+        if agree is not None:
+            self.agree = agree
 
     @ms.jit
     def construct(self, tokens_BC: ms.Tensor, last_B1: ms.Tensor) -> ms.Tensor:
@@ -157,4 +168,5 @@ class UncachedForward(nn.Cell):
         x_BCD = stack.tok_embeddings(tokens_BC)
         for block in stack.layers:
             x_BCD = block(x_BCD, cos_1C1H, sin_1C1H, mask_111CC)
-        return logits_at(self.network, x_BCD, last_B1, self.row_B1)
+        logits_BV = logits_at(self.network, x_BCD, last_B1, self.row_B1)
+        return self.agree(logits_BV) if self.agrees else logits_BV

@@ -68,11 +68,14 @@ class MindSporeDecoder:
     and only their lengths count, so a prompt may hold the padding id.
 
     Args:
-        network: its weights are shared, not copied.
+        network: its weights are shared, not copied. When it is cut over ranks, every rank makes the same calls and gets
+            the same logits; positions are not cut.
         use_past: keep keys and values (fast); False reads the whole rows again at every step.
     """
 
     def __init__(self, network: LlamaNetwork, *, use_past: bool = True) -> None:
+        part = network.part
+        assert (part.first, part.last, part.sequence) == (True, True, False), part
         self._network = network
         self._use_past = use_past
         self._memory: CachedRows | UncachedRows

@@ -39,7 +39,7 @@ def run(arguments: argparse.Namespace) -> int:
     """Open the model and talk until the input ends."""
     from mindformers_codellama.pipelines.chat_session import ChatSession
 
-    opened = open_from(arguments)
+    opened = open_from(arguments, alone="chat")
     options = generation_options(arguments, sampling=opened.generation.do_sample)
     if not {"max_new_tokens", "max_length"} & set(options):
         options["max_new_tokens"] = min(ANSWER_LENGTH, max(1, opened.model.config.seq_length // 2))

@@ -90,8 +90,12 @@ def unescape(text: str) -> str:
     return text.replace("\\n", "\n").replace("\\t", "\t")
 
 
-def open_from(arguments: argparse.Namespace) -> OpenedModel:
+def open_from(arguments: argparse.Namespace, *, alone: str = "") -> OpenedModel:
     """The model the arguments name.
+
+    Args:
+        arguments: parsed.
+        alone: what it is for, when that is refused on several ranks.
 
     Raises:
         CodeLlamaError: as `pipelines.open_model.open_model`; ConfigError for `--set` without a YAML file.
@@ -110,4 +114,5 @@ def open_from(arguments: argparse.Namespace) -> OpenedModel:
         dtype=arguments.dtype,
         device=arguments.device,
         overrides=arguments.overrides,
+        alone=alone,
     )

@@ -8,6 +8,8 @@ from mindformers_codellama.model.part import NetworkPart
 from mindformers_codellama.parallel.regions import (
     POSITIONS,
     CopyRegion,
+    FirstOnly,
+    GatherParts,
     GatherRegion,
     ReduceRegion,
     ScatterRegion,
@@ -40,3 +42,12 @@ def head_edge(part: NetworkPart) -> nn.Cell | None:
     if part.cut_vocabulary:
         return layer_edges(part)[0]
     return GatherRegion(part.axis, POSITIONS, sums=False) if part.sequence else None
+
+
+def logits_edge(part: NetworkPart) -> nn.Cell | None:
+    """What makes logits `(B, V)` whole and, bit by bit, the same on every rank: one that chose another token would leave
+    the others waiting.
+    """
+    if part.degree == 1:
+        return None
+    return GatherParts(part.axis, 1) if part.cut_vocabulary else FirstOnly(part.axis)

@@ -11,6 +11,7 @@ import logging
 import os
 import time
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 import mindspore as ms
@@ -102,19 +103,44 @@ SINGLE = Comm(layout=Layout(), rank=0)
 def join(layout: Layout) -> Comm:
     """Join the job this process was started in as one rank; with one rank nothing is started.
 
-    Call after `runtime.context.enter_context` and once per process; every rank must call it with the same layout.
+    Call after `runtime.context.enter_context`; every rank must call it with the same layout. It may be called again.
 
     Raises:
         ClusterError: the process was not started as a rank, the job has another number of ranks, or does not form.
     """
     if layout.ranks == 1:
         return Comm(layout=layout, rank=0)
+    started = time.monotonic()
+    require_started(layout)
+    rank, ranks = connect()
+    if ranks != layout.ranks:
+        raise ClusterError("parallel_config", f"layout {layout} needs {layout.ranks} ranks, the job has {ranks}.")
+    axes = {axis: _axis(layout, axis, rank) for axis in AXES}
+    logger.info("rank %d of %d (layout %s) joined in %.1f s", rank, ranks, layout, time.monotonic() - started)
+    return Comm(layout=layout, rank=rank, **axes)
+
+
+def require_started(layout: Layout) -> None:
+    """Raise when a layout has several ranks and this process was not started as one.
+
+    Raises:
+        ClusterError: so it is.
+    """
+    if layout.ranks > 1:
+        _require_rank(f"layout {layout} needs {layout.ranks} ranks, and this process is none.")
+
+
+def connect() -> tuple[int, int]:
+    """Start communication with the other ranks of the job, once; (rank, ranks).
+
+    Raises:
+        ClusterError: this process was not started as a rank, or the job does not form.
+    """
     from mindspore.communication import get_group_size, get_rank, init
 
-    started = time.monotonic()
-    if not _started_as_rank():
-        fix = "start it with `codellama launch` (or scripts/run_distribute.sh, msrun), or set use_parallel: False."
-        raise ClusterError("use_parallel", f"layout {layout} needs {layout.ranks} ranks, and this process is none.", fix=fix)
+    if connected():
+        return int(get_rank()), int(get_group_size())
+    _require_rank("True needs several ranks, and this process is none.")
     try:
         init()
     except (RuntimeError, ValueError) as error:
@@ -122,33 +148,44 @@ def join(layout: Layout) -> Comm:
         fix = "check that every rank was started, and that MS_SCHED_HOST and MS_SCHED_PORT can be reached."
         raise ClusterError("communication", f"the ranks did not come together: {first_line}", fix=fix) from error
     rank, ranks = int(get_rank()), int(get_group_size())
-    if ranks != layout.ranks:
-        raise ClusterError("parallel_config", f"layout {layout} needs {layout.ranks} ranks, the job has {ranks}.")
     wanted = os.environ.get("RANK_ID") or os.environ.get("MS_NODE_ID")
     if wanted and int(wanted) != rank:
         raise ClusterError("RANK_ID", f"this process was started as rank {wanted}, MindSpore counts it as {rank}.")
     _name_world(rank, ranks)
-    axes = {axis: _axis(layout, axis, rank) for axis in AXES}
-    logger.info("rank %d of %d (layout %s) joined in %.1f s", rank, ranks, layout, time.monotonic() - started)
-    return Comm(layout=layout, rank=rank, **axes)
+    return rank, ranks
 
 
-def _started_as_rank() -> bool:
-    return bool(os.environ.get("MS_ROLE") or os.environ.get("RANK_TABLE_FILE") or os.environ.get("OMPI_COMM_WORLD_SIZE"))
+def connected() -> bool:
+    """Whether this process has started communication as one rank of a job."""
+    from mindspore.communication import GlobalComm
+
+    return bool(GlobalComm.INITED)
+
+
+def _require_rank(problem: str) -> None:
+    if not any(os.environ.get(name) for name in ("MS_ROLE", "RANK_TABLE_FILE", "OMPI_COMM_WORLD_SIZE")):
+        fix = "start it with `codellama launch` (or scripts/run_distribute.sh, msrun), or set use_parallel: False."
+        raise ClusterError("use_parallel", problem, fix=fix)
 
 
 def _axis(layout: Layout, axis: str, rank: int) -> Axis:
     """The axis of this rank; every rank makes only the groups it belongs to."""
-    from mindspore.communication import create_group
-
     ranks = layout.group(axis, rank)
     if len(ranks) == 1:
         return ALONE
     if len(ranks) == layout.ranks:
         return Axis(len(ranks), ranks.index(rank), _world_group())
-    name = f"{axis}_{'_'.join(map(str, ranks[:1]))}_of_{layout}"
-    create_group(name, list(ranks))
+    name = f"{axis}_{ranks[0]}_of_{layout}"
+    _make_group(name, ranks)
     return Axis(len(ranks), ranks.index(rank), name)
+
+
+@cache
+def _make_group(name: str, ranks: tuple[int, ...]) -> None:
+    """Once per process: MindSpore refuses a name it knows."""
+    from mindspore.communication import create_group
+
+    create_group(name, list(ranks))
 
 
 def _world_group() -> str:

@@ -23,9 +23,12 @@ from mindformers_codellama.config.read import read_run
 from mindformers_codellama.errors import CheckpointError, ConfigError, GenerationError, raise_all
 from mindformers_codellama.generation.loop import generate
 from mindformers_codellama.generation.protocol import Decoder, Streamer
+from mindformers_codellama.layout.cuts import run_layout
 from mindformers_codellama.model.initial import init_parameters
 from mindformers_codellama.model.llama import LlamaNetwork
+from mindformers_codellama.parallel.agreement import together
 from mindformers_codellama.pipelines.logits_processors import LogitsProcessor, ProcessedDecoder
+from mindformers_codellama.pipelines.ranks import ONE, Ranks, join_ranks, ranks_of
 from mindformers_codellama.runtime.context import current_device
 from mindformers_codellama.runtime.dtypes import dtype_findings
 from mindformers_codellama.text.tokenizer import LlamaTokenizer
@@ -43,10 +46,13 @@ class LlamaForCausalLM(LlamaNetwork):
             configuration's, and without one the weights are random.
         generation: options `generate` starts from; None takes the configuration's.
         seed: of random weights.
+        ranks: the ranks that hold the model together, each its part; all of them then make the same calls. None takes
+            the degrees of a `LlamaConfig` when `init_context` joined a job, else this process has all of it.
 
     Raises:
         ConfigError: a type this device cannot compute with, or a wrong configuration.
         CheckpointError: weights that are missing, damaged or of another model.
+        ClusterError: degrees that are not those of the job.
     """
 
     def __init__(
@@ -56,19 +62,23 @@ class LlamaForCausalLM(LlamaNetwork):
         checkpoint: str | Path = "",
         generation: GenerationConfig | None = None,
         seed: int = 0,
+        ranks: Ranks | None = None,
     ) -> None:
         if isinstance(config, LlamaConfig):
+            ranks = ranks or ranks_of(config)
             checkpoint = checkpoint or config.to_dict()["checkpoint_name_or_path"] or ""
             generation = generation or config.generation_config()
             config = config.model_config()
         raise_all(dtype_findings(config, current_device()))
-        super().__init__(config)
+        self.ranks = ranks = ranks or ONE
+        super().__init__(config, ranks.part)
         self.generation = generation or _plain_generation(config)
         self._decoders: dict[bool, MindSporeDecoder] = {}
-        if str(checkpoint):
-            load_into(self, _existing(checkpoint))
-        else:
-            init_parameters(self, seed)
+        if not str(checkpoint):
+            init_parameters(self, seed, model_layout=ranks.model_layout, rank=ranks.comm.rank)
+            return
+        place: dict[str, Any] = {"model_layout": ranks.model_layout, "rank": ranks.comm.rank, "strategy": ranks.strategy}
+        together(ranks.agreement, lambda: load_into(self, _existing(checkpoint), **place), doing="loading weights")
 
     @classmethod
     def from_pretrained(cls, name_or_path: str | Path, *, generation: GenerationConfig | None = None) -> LlamaForCausalLM:
@@ -91,7 +101,9 @@ class LlamaForCausalLM(LlamaNetwork):
                 raise CheckpointError(
                     path, "names no weights.", fix="set load_checkpoint, or use LlamaForCausalLM(config) for random ones."
                 )
-            return cls(run.model.config, checkpoint=weights, generation=generation or run.model.generation)
+            cut = not run.parallel_config.vocab_emb_dp
+            ranks = join_ranks(run.model.config, run_layout(run), vocabulary_cut=cut, strategy=run.src_strategy_path_or_dir)
+            return cls(run.model.config, checkpoint=weights, generation=generation or run.model.generation, ranks=ranks)
         config = open_checkpoint(_existing(path)).config
         if config is None:
             fix = "put the model's YAML file beside it, or build LlamaForCausalLM(config, checkpoint=...)."

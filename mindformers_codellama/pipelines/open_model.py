@@ -21,7 +21,7 @@ from mindformers_codellama.config.sections_parallel import ContextSection
 from mindformers_codellama.errors import CheckpointError, ConfigError, raise_all
 from mindformers_codellama.layout.cuts import run_layout
 from mindformers_codellama.layout.ranks import Layout
-from mindformers_codellama.parallel.comm import SINGLE, Comm
+from mindformers_codellama.parallel.comm import SINGLE, Comm, require_started
 from mindformers_codellama.pipelines.causal_lm import LlamaForCausalLM
 from mindformers_codellama.pipelines.ranks import degree_findings, join_ranks
 from mindformers_codellama.runtime.context import enter_context
@@ -132,11 +132,12 @@ def open_run(run: RunConfig) -> OpenedModel:
 
 def open_source(source: Source) -> OpenedModel:
     """Build, load, check."""
+    raise_all(degree_findings(source.config, source.layout))
+    require_started(source.layout)
     if not source.tokenizer:
         fix = "write processor.tokenizer.vocab_file: PATH (or give --tokenizer PATH)."
         raise ConfigError("processor.tokenizer.vocab_file", "no tokenizer is named, and trainer.model_name is empty.", fix=fix)
     words = AutoTokenizer.from_pretrained(source.tokenizer, **source.tokenizer_options)
-    raise_all(degree_findings(source.config, source.layout))
     enter_context(source.context)
     ranks = join_ranks(source.config, source.layout, vocabulary_cut=source.vocabulary_cut, strategy=source.strategy)
     if not source.weights:

@@ -11,6 +11,7 @@ from mindformers_codellama.generation.loop import Listeners, generate_rows
 from mindformers_codellama.generation.prompts import check_prompts, warn_of_cuts
 from mindformers_codellama.generation.protocol import OnText, Streamer
 from mindformers_codellama.generation.result import GenerationResult, joined
+from mindformers_codellama.parallel.agreement import gather, together
 from mindformers_codellama.pipelines.causal_lm import LlamaForCausalLM
 from mindformers_codellama.text.check import tokenizer_fits_model
 from mindformers_codellama.text.tokenizer import LlamaTokenizer
@@ -95,6 +96,9 @@ class TextGenerationPipeline:
     ) -> GenerationResult:
         """Answer token ids, with texts, reasons and speed.
 
+        On several ranks every one makes the same call. Copies of the model (data axis) take turns at the batches, and
+        every rank gets all answers; it hears only those it made.
+
         Args:
             prompts: at least one row of ids.
             config: every option.
@@ -110,16 +114,28 @@ class TextGenerationPipeline:
             size = 1
         decoder = self.model.decoder(use_past=config.use_past)
         check_prompts(prompts, decoder, config)  # all of them, before the first costs any time
-        results = []
-        for first in range(0, len(prompts), size):
-            batch = prompts[first : first + size]
-            results.append(generate_rows(decoder, batch, config, tokenizer=self.tokenizer, listeners=listeners, first_row=first))
+        copies = self.model.ranks.comm.data
+        results: dict[int, GenerationResult] = {}
+
+        def answer() -> None:
+            for first in range(copies.index * size, len(prompts), copies.size * size):
+                batch = prompts[first : first + size]
+                results[first] = generate_rows(decoder, batch, config, tokenizer=self.tokenizer, listeners=listeners, first_row=first)
+                if after_batch is not None and copies.size == 1:
+                    after_batch(results[first], first)
+                if "cancelled" in results[first].finish_reasons:
+                    break
+
+        agreement = self.model.ranks.agreement
+        together(agreement, answer, doing="generating")
+        if copies.size > 1:
+            for found in gather(agreement, dict(results), doing="gathering answers"):
+                results |= found
             if after_batch is not None:
-                after_batch(results[-1], first)
-            if "cancelled" in results[-1].finish_reasons:
-                break
+                for first in sorted(results):
+                    after_batch(results[first], first)
         warn_of_cuts([len(prompt) for prompt in prompts], decoder, config)
-        return joined(results)
+        return joined([results[first] for first in sorted(results)])
 
     def whole_text(self, result: GenerationResult, row: int, skip_special_tokens: bool = True) -> str:
         """Prompt and answer as text; an answer cut at a stop string ends exactly before it."""

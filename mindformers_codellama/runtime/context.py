@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import mindspore as ms
 
-from mindformers_codellama.config.read import read_section
 from mindformers_codellama.config.sections_parallel import ContextSection
 from mindformers_codellama.errors import ConfigError, EnvironmentFault
 from mindformers_codellama.runtime.cores import usable_cores
@@ -69,8 +68,9 @@ def _set_device(context: ContextSection) -> None:
         else:
             ms.set_device(context.device_target, device_id)
     except (RuntimeError, ValueError) as error:
-        if "has been initialized" in str(error) and current_device() == context.device_target == "CPU":
-            return  # something ran before the device was named, on the one CPU there is
+        named_before = "has been initialized" in str(error) or "can not be modified" in str(error)
+        if named_before and current_device() == context.device_target == "CPU":
+            return  # something ran before the device was named, or ranks were joined, on the one CPU there is
         first_line = (str(error).strip().splitlines() or ["no reason given"])[0]
         problem = f"{context.device_target} cannot be used by this process: {first_line}"
         fix = "write context.device_target: CPU, or install MindSpore for the device; one process keeps the device it began with."
@@ -93,37 +93,3 @@ def _once(setter: Callable[[Any], object], value: int | str) -> None:
         if "repeatedly" not in str(error):
             raise
         logger.debug("kept as first set: %s", error)
-
-
-def init_context(use_parallel: bool = False, context_config: Any = None, parallel_config: Any = None) -> tuple[int, int]:
-    """MindFormers' way into the context, for its scripts.
-
-    Args:
-        use_parallel: True is refused in a process that was not started as one of several ranks.
-        context_config: section `context` as a mapping, a `ContextConfig` or a `ContextSection`.
-        parallel_config: section `parallel`; read only when `use_parallel` is True.
-
-    Returns:
-        (rank, number of ranks): (0, 1).
-
-    Raises:
-        ConfigError: unknown keys or values of `context_config`, or parallel running asked of one process.
-    """
-    if use_parallel:
-        ranks = os.environ.get("MS_WORKER_NUM") or os.environ.get("RANK_SIZE") or "1"
-        asked = "" if parallel_config is None else f" with parallel_mode {dict(_as_mapping(parallel_config)).get('parallel_mode', 1)}"
-        problem = f"got True{asked}, but this package runs one process on one device (ranks in the environment: {ranks})."
-        raise ConfigError("use_parallel", problem, fix="write use_parallel: False, or pass use_parallel=False.")
-    if isinstance(context_config, ContextSection):
-        enter_context(context_config)
-    else:
-        enter_context(read_section(ContextSection, _as_mapping(context_config), name="context"))
-    return 0, 1
-
-
-def _as_mapping(settings: Any) -> Mapping[str, Any]:
-    """A mapping, the attributes of an object, or nothing, as a mapping without None values."""
-    if settings is None:
-        return {}
-    values = settings if isinstance(settings, Mapping) else vars(settings)
-    return {str(key): value for key, value in values.items() if value is not None and not str(key).startswith("_")}

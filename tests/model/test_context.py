@@ -5,8 +5,9 @@ import pytest
 
 from mindformers_codellama.config.mindformers_api import ContextConfig
 from mindformers_codellama.config.sections_parallel import ContextSection
-from mindformers_codellama.errors import CodeLlamaError, ConfigError, EnvironmentFault
-from mindformers_codellama.runtime.context import current_device, enter_context, init_context
+from mindformers_codellama.errors import ClusterError, CodeLlamaError, ConfigError, EnvironmentFault
+from mindformers_codellama.parallel.start import init_context
+from mindformers_codellama.runtime.context import current_device, enter_context
 
 
 @pytest.fixture(autouse=True)
@@ -30,8 +31,13 @@ def test_mode_1_is_pynative():
 
 
 def test_parallel_running_is_refused_in_one_process():
-    with pytest.raises(ConfigError, match=r"use_parallel: got True with parallel_mode 1, but .* Fix: write use_parallel: False"):
+    with pytest.raises(ClusterError, match=r"use_parallel: True needs several ranks, .* Fix: start it with `codellama launch` .*False"):
         init_context(True, {"device_target": "CPU"}, {"parallel_mode": 1})
+
+
+def test_searching_for_degrees_is_refused():
+    with pytest.raises(ConfigError, match=r"parallel.parallel_mode: got 2, but degrees are not searched for"):
+        init_context(True, {"device_target": "CPU"}, {"parallel_mode": "auto_parallel"})
 
 
 def test_an_unknown_key_is_refused():

@@ -75,5 +75,24 @@ def test_run_mindformer_py_is_this_command():
 
 def test_prediction_for_several_ranks_is_refused_before_anything_is_built(capsys):
     path = str(PROJECT / "configs/codellama/predict_codellama_34b_910b.yaml")
-    assert main(["predict", path, "def f():"]) == 2
-    assert "use_parallel: asks for 8 ranks" in capsys.readouterr().err
+    assert main(["predict", path, "def f():"]) == 9
+    assert "use_parallel: layout 1x8x1 needs 8 ranks, and this process is none. Fix: start it with" in capsys.readouterr().err
+
+
+def test_a_conversation_on_several_ranks_is_refused(capsys):
+    path = str(PROJECT / "configs/codellama/predict_codellama_34b_910b.yaml")
+    assert main(["chat", path]) == 2
+    assert "use_parallel: asks for 8 ranks (layout 1x8x1), but chat runs as one process." in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ("pipeline_stage=2", "parallel_config.pipeline_stage: got 2, but "),
+        ("model_parallel=3", "parallel_config.model_parallel: got 3, must divide n_kv_heads (8)"),
+    ],
+)
+def test_degrees_generation_cannot_have_are_refused(capsys, settings, message):
+    path = str(PROJECT / "configs/codellama/predict_codellama_34b_910b.yaml")
+    assert main(["predict", path, "def f():", "--set", f"parallel_config.{settings}"]) == 2
+    assert message in capsys.readouterr().err
