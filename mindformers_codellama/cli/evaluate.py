@@ -35,7 +35,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def run_config(config: RunConfig, *, as_json: bool = False) -> int:
-    """Evaluate one configuration and print loss and perplexity."""
+    """Evaluate one configuration and print loss and perplexity, on the first rank."""
     if is_elsewhere(config):
         return run_elsewhere(replace(config, run_mode="eval"), as_json=as_json)
     from mindformers_codellama.train.evaluate import evaluate
@@ -47,8 +47,10 @@ def run_config(config: RunConfig, *, as_json: bool = False) -> int:
             bar.update(done - bar.n)
 
         result = evaluate(replace(config, run_mode="eval"), progress=progress)
+    if result.rank:
+        return 0
     if as_json:
-        print(json.dumps(asdict(result)))
+        print(json.dumps({key: value for key, value in asdict(result).items() if key != "rank"}))
     else:
         print(f"loss {result.loss:.4f}, PPL {result.perplexity:.3f} over {result.tokens} tokens in {result.batches} batches")
     return 0

@@ -70,12 +70,14 @@ def written_to(config: RunConfig) -> str:
 
 
 def run_config(config: RunConfig, *, force: bool = False, bar: bool = False) -> int:
-    """Train one configuration and print what came out."""
+    """Train one configuration and print what came out, on the first rank."""
     if is_elsewhere(config):
         return run_elsewhere(config)
     from mindformers_codellama.train.run import train
 
-    print(summary(train(config, force=force, bar=bar)))
+    result = train(config, force=force, bar=bar)
+    if not result.rank:
+        print(summary(result))
     return 0
 
 

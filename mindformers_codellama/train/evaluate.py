@@ -3,6 +3,8 @@
 The loss is the sum over all trained tokens divided by their number, so it does not depend on the batch
 size. MindFormers averages batch means and, outside a pipeline, weighs padding 1 and tokens 2;
 `compat.perplexity_counts_pads` brings both back.
+
+With several ranks the rows are dealt over the data axis, and every rank gets the same result.
 """
 
 from __future__ import annotations
@@ -16,14 +18,19 @@ import numpy as np
 from mindspore import nn, ops
 
 from mindformers_codellama.checkpoint.load import load_into
-from mindformers_codellama.config.check import require_runnable, require_single_process
+from mindformers_codellama.config.check import require_runnable
 from mindformers_codellama.config.sections import RunConfig
 from mindformers_codellama.data.batches import Batch, BatchSource, open_batches
-from mindformers_codellama.errors import DataError
+from mindformers_codellama.errors import ConfigError, DataError
+from mindformers_codellama.layout.cuts import run_layout, run_model_layout
 from mindformers_codellama.model.initial import init_parameters
 from mindformers_codellama.model.llama import LlamaNetwork
 from mindformers_codellama.model.loss import WEIGHT_EPS, LossSums
+from mindformers_codellama.model.part import network_part
+from mindformers_codellama.parallel.agreement import fail_together, together
+from mindformers_codellama.parallel.comm import SINGLE, Comm, join
 from mindformers_codellama.runtime.context import enter_context
+from mindformers_codellama.train.pipeline import PipelineSums
 from mindformers_codellama.train.step import COLUMNS
 
 
@@ -38,7 +45,9 @@ class EvalResult:
     tokens: int
     """Trained tokens."""
     batches: int
-    """Batches read."""
+    """Batches read, of all ranks together."""
+    rank: int = 0
+    """This process among the ranks; all have the same numbers."""
 
 
 class PadCountingSums(nn.Cell):
@@ -81,15 +90,21 @@ class Evaluator:
         source: the dataset.
         batch_size: rows per batch; a smaller last batch is filled with padding rows, which weigh nothing.
         counts_pads: MindFormers 1.0's numbers instead.
+        comm: this process among the ranks; every rank must call it.
     """
 
-    def __init__(self, network: LlamaNetwork, source: BatchSource, *, batch_size: int, counts_pads: bool = False) -> None:
+    def __init__(
+        self, network: LlamaNetwork, source: BatchSource, *, batch_size: int, counts_pads: bool = False, comm: Comm = SINGLE
+    ) -> None:
         self.source = source
+        self.comm = comm
         self.batch_size = batch_size
         self.counts_pads = counts_pads
         self.pad_token_id = network.config.pad_token_id
         self.columns = tuple(name for name in COLUMNS if name in source.columns)
-        self.sums = PadCountingSums(network) if counts_pads else LossSums(network)
+        self.sums: Callable[..., tuple[ms.Tensor, ms.Tensor]] = PadCountingSums(network) if counts_pads else LossSums(network)
+        if comm.stage.size > 1:
+            self.sums = PipelineSums(comm, network, self.columns)
 
     def __call__(self, progress: Callable[[int, int], object] | None = None) -> EvalResult:
         """Run over the whole dataset.
@@ -100,19 +115,33 @@ class Evaluator:
         Raises:
             DataError: no token of the dataset is trained on.
         """
-        total = weight = 0.0
-        means: list[float] = []
+        own: list[tuple[float, float]] = []
         count = self.source.batches_per_epoch
         for done, batch in enumerate(self._filled(), 1):
             loss, tokens = (float(value.asnumpy()) for value in self.sums(*self._inputs(batch)))
-            total, weight = total + loss, weight + tokens
-            means.append(loss / (tokens + WEIGHT_EPS))
+            own.append((loss, tokens))
             if progress:
                 progress(done, count)
+        sums = self._over_ranks(own)
+        total, weight = math.fsum(loss for loss, _ in sums), math.fsum(tokens for _, tokens in sums)
         if not weight:
-            raise DataError(self.source.files[0], "every label is masked: there is no token to evaluate.", fix="prepare the data again.")
-        mean = float(np.mean(means)) if self.counts_pads else total / weight
-        return EvalResult(loss=mean, perplexity=math.exp(mean) if mean < 700 else math.inf, tokens=int(weight), batches=len(means))
+            problem, fix = "every label is masked: there is no token to evaluate.", "prepare the data again."
+            fail_together(self._several(), DataError(self.source.files[0], problem, fix=fix), doing="evaluating")
+        mean = float(np.mean([loss / (tokens + WEIGHT_EPS) for loss, tokens in sums])) if self.counts_pads else total / weight
+        perplexity = math.exp(mean) if mean < 700 else math.inf
+        return EvalResult(loss=mean, perplexity=perplexity, tokens=int(weight), batches=len(sums), rank=self.comm.rank)
+
+    def _several(self) -> Comm | None:
+        return None if self.comm.is_alone else self.comm
+
+    def _over_ranks(self, own: list[tuple[float, float]]) -> list[tuple[float, float]]:
+        """The sums of each global batch. One rank of those that share layers and rows counts: the first on the last stage."""
+        layout = self.comm.layout
+        counts = self.comm.model.index == 0 and self.comm.stage.index == layout.pipeline_stage - 1
+        found = self.comm.gather_objects(own if counts else [])
+        batches = max(map(len, found), default=0)
+        parts = [[sums[at] for sums in found if at < len(sums)] for at in range(batches)]
+        return [(sum(loss for loss, _ in part), sum(tokens for _, tokens in part)) for part in parts]
 
     def _filled(self) -> Iterator[Batch]:
         for batch in self.source.epoch(0):
@@ -127,16 +156,34 @@ class Evaluator:
         return [ms.Tensor(batch[name], ms.int32) if name in self.columns else None for name in COLUMNS]
 
 
-def open_evaluator(run: RunConfig, network: LlamaNetwork) -> Evaluator:
+def open_evaluator(run: RunConfig, network: LlamaNetwork, comm: Comm = SINGLE) -> Evaluator:
     """The evaluator of `eval_dataset`; rows hold seq_length + 1 ids, or seq_length as MindFormers' guides prepare them.
 
     Raises:
+        ConfigError: what several ranks cannot evaluate.
         DataError: as `open_batches`, told for rows of seq_length + 1.
     """
-    config, batch_size = run.model.config, run.runner_config.batch_size
+    several = None if comm.is_alone else comm
+    return together(several, lambda: _open_evaluator(run, network, comm), doing="opening eval_dataset")
+
+
+def _open_evaluator(run: RunConfig, network: LlamaNetwork, comm: Comm) -> Evaluator:
+    config, batch_size, counts_pads = run.model.config, run.runner_config.batch_size, run.compat.perplexity_counts_pads
+    if counts_pads and (network.part.cut_vocabulary or comm.stage.size > 1):
+        problem = "True needs all logits on one rank."
+        raise ConfigError("compat.perplexity_counts_pads", problem, fix="write False, or vocab_emb_dp: True and pipeline_stage: 1.")
 
     def open_rows(row_length: int) -> BatchSource:
-        return open_batches(run.eval_dataset, batch_size=batch_size, row_length=row_length, vocab_size=config.vocab_size, seed=run.seed)
+        return open_batches(
+            run.eval_dataset,
+            batch_size=batch_size,
+            row_length=row_length,
+            vocab_size=config.vocab_size,
+            seed=run.seed,
+            rank=comm.data.index,
+            world_size=comm.data.size,
+            uneven=True,
+        )
 
     try:
         source = open_rows(config.seq_length + 1)
@@ -145,7 +192,11 @@ def open_evaluator(run: RunConfig, network: LlamaNetwork) -> Evaluator:
             source = open_rows(config.seq_length)
         except DataError:
             raise error from None
-    return Evaluator(network, source, batch_size=batch_size, counts_pads=run.compat.perplexity_counts_pads)
+        if network.part.sequence:
+            problem = f"has rows of {config.seq_length} ids, whose {config.seq_length - 1} positions cannot be cut over ranks."
+            fix = "write use_seq_parallel: False, or prepare rows of seq_length + 1 ids."
+            raise ConfigError("eval_dataset", problem, fix=fix) from None
+    return Evaluator(network, source, batch_size=batch_size, counts_pads=counts_pads, comm=comm)
 
 
 def evaluate(run: RunConfig, *, progress: Callable[[int, int], object] | None = None) -> EvalResult:
@@ -155,12 +206,20 @@ def evaluate(run: RunConfig, *, progress: Callable[[int, int], object] | None = 
         CodeLlamaError: of the kind that fits.
     """
     require_runnable(run)
-    require_single_process(run)
     enter_context(run.context)
-    network = LlamaNetwork(run.model.config)
+    layout = run_layout(run)
+    model_layout = run_model_layout(run, layout)
+    comm = join(layout)
+    own_layout = None if comm.is_alone else model_layout
+    network = LlamaNetwork(run.model.config, network_part(model_layout, comm, sequence=run.parallel_config.use_seq_parallel))
     if run.start_weights:
-        load_into(network, run.start_weights)
+        strategy = run.src_strategy_path_or_dir
+        together(
+            None if comm.is_alone else comm,
+            lambda: load_into(network, run.start_weights, model_layout=own_layout, rank=comm.rank, strategy=strategy),
+            doing="loading weights",
+        )
     else:
-        init_parameters(network, run.seed)
+        init_parameters(network, run.seed, model_layout=own_layout, rank=comm.rank)
     network.set_train(False)
-    return open_evaluator(run, network)(progress)
+    return open_evaluator(run, network, comm)(progress)

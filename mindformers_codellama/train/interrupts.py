@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM wait until a step is whole."""
+"""Ctrl-C and SIGTERM wait until a step is whole, with several ranks until all of them are at its end."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from threading import current_thread, main_thread
 from types import FrameType
+from typing import Any
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
@@ -35,3 +36,47 @@ def interrupts_held() -> Iterator[None]:
             signal.signal(number, signal.SIG_DFL if handler is None else handler)  # None: not set by Python
         if heard:
             signal.raise_signal(heard[0])
+
+
+class StopRequests:
+    """While open, SIGINT and SIGTERM are only noted, for a loop that tells the other ranks and stops together with them.
+
+    A rank that stopped by itself would leave the others waiting for it. Outside the main thread, which alone hears
+    signals, nothing changes.
+    """
+
+    def __init__(self) -> None:
+        self.heard: list[int] = []
+        self._before: dict[signal.Signals, Any] = {}
+
+    @property
+    def asked(self) -> bool:
+        """Whether a signal was heard."""
+        return bool(self.heard)
+
+    def obey(self) -> None:
+        """Raise what this process heard as it would have been raised, or KeyboardInterrupt when another rank heard it."""
+        self._restore()
+        if self.heard:
+            signal.raise_signal(self.heard[0])
+        raise KeyboardInterrupt
+
+    def __enter__(self) -> StopRequests:
+        """Begin to note."""
+        if current_thread() is main_thread():
+            self._before = {number: signal.signal(number, self._note) for number in SIGNALS}
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        """As before; a signal that came too late for the last step is raised now."""
+        self._restore()
+        if self.heard and error[0] is None:
+            signal.raise_signal(self.heard[0])
+
+    def _note(self, number: int, frame: FrameType | None) -> None:
+        self.heard.append(number)
+
+    def _restore(self) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, signal.SIG_DFL if handler is None else handler)  # None: not set by Python
+        self._before = {}

@@ -6,6 +6,7 @@ import logging
 import math
 import time
 from collections.abc import Iterator
+from contextlib import nullcontext
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -16,13 +17,17 @@ import numpy as np
 from mindformers_codellama.config.model_config import ModelConfig
 from mindformers_codellama.config.sections import RunConfig
 from mindformers_codellama.data.batches import Batch, BatchSource
-from mindformers_codellama.errors import DataError, TrainingError
+from mindformers_codellama.errors import CodeLlamaError, DataError, TrainingError
+from mindformers_codellama.parallel.agreement import fail_together
+from mindformers_codellama.parallel.comm import SINGLE, Comm
+from mindformers_codellama.train.batch_plan import plan_batches
 from mindformers_codellama.train.evaluate import EvalResult, Evaluator
-from mindformers_codellama.train.interrupts import interrupts_held
+from mindformers_codellama.train.interrupts import StopRequests, interrupts_held
 from mindformers_codellama.train.loss_scale import MINIMUM_SCALE
 from mindformers_codellama.train.monitor import StepReport
 from mindformers_codellama.train.optimizer import AdamUpdate
 from mindformers_codellama.train.progress import Show
+from mindformers_codellama.train.rank_step import RankStep
 from mindformers_codellama.train.record import Recorder
 from mindformers_codellama.train.save import CheckpointFolder
 from mindformers_codellama.train.schedule import RunLength, Schedule
@@ -44,7 +49,7 @@ class Parts:
     """What the loop works with."""
 
     run: RunConfig
-    step: TrainStep
+    step: TrainStep | RankStep
     update: AdamUpdate
     source: BatchSource
     length: RunLength
@@ -65,6 +70,8 @@ class Parts:
     """Loss of the last step."""
     last_eval: EvalResult | None = None
     """The last evaluation."""
+    comm: Comm = SINGLE
+    """This process among the ranks."""
 
 
 def run_loop(parts: Parts, state: TrainState) -> TrainState:
@@ -76,11 +83,21 @@ def run_loop(parts: Parts, state: TrainState) -> TrainState:
     """
     if not state.step:
         _refuse_masked(parts)
+    if parts.comm.is_alone:
+        return _run(parts, state, None)
+    with StopRequests() as stops:
+        return _run(parts, state, stops)
+
+
+def _run(parts: Parts, state: TrainState, stops: StopRequests | None) -> TrainState:
+    """The steps. One process holds interrupts back during a step; ranks stop together, after the step that told them."""
     clock = saved_at = time.perf_counter()
     for batches in micro_batches(parts, state.step):
-        with interrupts_held():
-            report, state = _make_step(parts, state, batches, clock)
+        with interrupts_held() if stops is None else nullcontext():
+            report, stop, state = _make_step(parts, state, batches, clock, stop=stops is not None and stops.asked)
         parts.show.step(report)
+        if stops is not None and stop:
+            stops.obey()
         _guard_skips(parts, state, report)
         last = state.step == parts.length.total_steps
         if parts.evaluator and (last or _eval_due(parts, state.step)):
@@ -94,7 +111,7 @@ def run_loop(parts: Parts, state: TrainState) -> TrainState:
 
 def micro_batches(parts: Parts, step: int) -> Iterator[list[Batch]]:
     """The micro batches of each step after `step`, to the end of the run."""
-    micro_steps, length = parts.run.runner_config.gradient_accumulation_steps, parts.length
+    micro_steps, length = plan_batches(parts.run).micro_steps, parts.length
     while step < length.total_steps:
         epoch, start = divmod(step, length.data_size)
         batches = parts.source.epoch(epoch, start=start * micro_steps)
@@ -121,27 +138,39 @@ def trained_tokens(batch: Batch, config: ModelConfig) -> int:
     return int(np.count_nonzero((batch["input_ids"][:, :-1] != config.pad_token_id) & (labels != config.ignore_token_id)))
 
 
-def _make_step(parts: Parts, state: TrainState, batches: list[Batch], clock: float) -> tuple[StepReport, TrainState]:
-    """One step and its line in the log; `clock` is when the one before was done."""
+def _make_step(
+    parts: Parts, state: TrainState, batches: list[Batch], clock: float, *, stop: bool = False
+) -> tuple[StepReport, bool, TrainState]:
+    """One step and its line in the log, and whether to stop; `clock` is when the one before was done."""
     rate, scale = parts.schedule(state.updates), state.scale
-    result = parts.step(batches, updates=state.updates, learning_rate=rate, scale=scale)
+    if isinstance(parts.step, RankStep):
+        result = parts.step(batches, updates=state.updates, learning_rate=rate, scale=scale, stop=stop)
+    else:
+        result = parts.step(batches, updates=state.updates, learning_rate=rate, scale=scale)
     _guard_loss(result, parts, state, rate)
     report = _report(parts, state, result, rate, time.perf_counter() - clock)
     epoch_ends = (state.step + 1) % parts.length.data_size == 0
     parts.state = state.after(loss=result.loss, overflow=result.overflow, epoch_ends=epoch_ends)
     parts.last_loss = result.loss
     parts.recorder.step(report)
-    return report, parts.state
+    return report, result.stop, parts.state
 
 
 def _refuse_masked(parts: Parts) -> None:
     """Look for a trained token before anything is compiled; the first batch has one, as a rule."""
     steps = min(MASKED_PATIENCE, parts.length.data_size, parts.length.total_steps)
-    first = islice(parts.source.epoch(0), steps * parts.run.runner_config.gradient_accumulation_steps)
-    if any(trained_tokens(batch, parts.run.model.config) for batch in first):
+    first = islice(parts.source.epoch(0), steps * plan_batches(parts.run).micro_steps)
+    some = any(trained_tokens(batch, parts.run.model.config) for batch in first)
+    if any(parts.comm.gather_objects(some)):
         return
     problem = f"every label of the first {steps} steps is masked: there is no token to learn."
-    raise DataError(parts.source.files[0], problem, fix="prepare the data again and read the counts it prints; check input_columns.")
+    fix = "prepare the data again and read the counts it prints; check input_columns."
+    _fail(parts, DataError(parts.source.files[0], problem, fix=fix))
+
+
+def _fail(parts: Parts, error: CodeLlamaError) -> None:
+    """Raise what every rank finds at the same place, told by one."""
+    fail_together(None if parts.comm.is_alone else parts.comm, error, doing="training")
 
 
 def _guard_loss(result: StepResult, parts: Parts, state: TrainState, rate: float) -> None:
@@ -152,7 +181,7 @@ def _guard_loss(result: StepResult, parts: Parts, state: TrainState, rate: float
     if parts.run.model.config.compute_dtype == "float16":
         advice += "; float16 overflows above 65504: try float32"
     where = f"step {state.step + 1}"
-    raise TrainingError(where, facts, fix=f"{advice}. {_last_good(parts)}")
+    _fail(parts, TrainingError(where, facts, fix=f"{advice}. {_last_good(parts)}"))
 
 
 def _guard_skips(parts: Parts, state: TrainState, report: StepReport) -> None:
@@ -166,7 +195,7 @@ def _guard_skips(parts: Parts, state: TrainState, report: StepReport) -> None:
     advice = "lower lr_schedule.learning_rate or lengthen the warm-up"
     if parts.run.model.config.compute_dtype == "float16":
         advice += "; for float16 a smaller or dynamic runner_wrapper.scale_sense, or float32"
-    raise TrainingError(f"step {state.step}", problem, fix=f"{advice}. {_last_good(parts)}")
+    _fail(parts, TrainingError(f"step {state.step}", problem, fix=f"{advice}. {_last_good(parts)}"))
 
 
 def _last_good(parts: Parts) -> str:
@@ -177,7 +206,8 @@ def _last_good(parts: Parts) -> str:
 def _report(parts: Parts, before: TrainState, result: StepResult, rate: float, seconds: float) -> StepReport:
     runner, length = parts.run.runner_config, parts.length
     epoch, step_in_epoch = length.data_place(before.step + 1)
-    samples = runner.batch_size * runner.gradient_accumulation_steps
+    plan = plan_batches(parts.run)
+    samples = plan.step_rows / plan.ranks
     return StepReport(
         step=before.step + 1,
         total_steps=length.total_steps,
@@ -218,6 +248,6 @@ def _save_due(parts: Parts, step: int, seconds: float) -> bool:
     group = runner.sink_size if runner.sink_mode and runner.sink_size > 0 else 1
     if step % group:
         return False
-    if settings.save_checkpoint_seconds:
-        return seconds >= settings.save_checkpoint_seconds
+    if settings.save_checkpoint_seconds:  # rank 0's clock counts
+        return bool(parts.comm.gather_objects(seconds >= settings.save_checkpoint_seconds)[0])
     return step // settings.save_checkpoint_steps > (step - group) // settings.save_checkpoint_steps

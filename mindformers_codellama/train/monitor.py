@@ -48,19 +48,19 @@ class StepReport:
     """Whether the update was skipped."""
     seconds_per_step: float
     """Wall time of the step, or the mean of the group."""
-    samples: int
-    """Rows per step on this rank."""
-    tokens: int
-    """Tokens per step on this rank, pads included."""
+    samples: float
+    """Rows per step, divided by the number of ranks."""
+    tokens: float
+    """Tokens per step, pads included, divided by the number of ranks."""
 
     @property
     def samples_per_second(self) -> float:
-        """Rows per second on this rank."""
+        """Rows per second and rank."""
         return self.samples / max(self.seconds_per_step, 1e-9)
 
     @property
     def tokens_per_second(self) -> float:
-        """Tokens per second on this rank, pads included."""
+        """Tokens per second and rank, pads included."""
         return self.tokens / max(self.seconds_per_step, 1e-9)
 
 

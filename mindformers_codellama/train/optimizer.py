@@ -8,6 +8,9 @@ One formula serves both optimizers, with scalars computed on the host in float64
 `AdamW` folds the corrections c1 = 1 - beta1^t and c2 = 1 - beta2^t into them: rate lr sqrt(c2) / c1,
 eps eps sqrt(c2), decay wd c1 / sqrt(c2), which is algebraically torch's and MindFormers' AdamW.
 Parameters change by operators with side effects, never by `set_data`: that trains wrongly in graph mode.
+
+With the parallel optimizer (ZeRO stage 1, arXiv 1910.02054) a rank of the data axis has the moments of its rows of a
+weight only, updates those rows, and takes the others from their ranks.
 """
 
 from __future__ import annotations
@@ -22,6 +25,7 @@ from mindspore import nn, ops
 from mindspore.ops import operations as P
 
 from mindformers_codellama.errors import ConfigError
+from mindformers_codellama.train.reduce import GatherRows, RowCut
 
 OPTIMIZERS = ("FP32StateAdamWeightDecay", "AdamW")
 
@@ -79,19 +83,34 @@ class AdamUpdate(nn.Cell):
     Args:
         parameters: weights of any float type; each gets `adam_m.<name>` and `adam_v.<name>` in float32.
         settings: betas and the kind of optimizer.
-        no_decay_leak: see `decayed`.
+        decays: per parameter, whether weight decay touches it; `decayed` of these parameters when None.
+        rows: moments that are cut over the data axis; their gradients come cut as well.
     """
 
-    def __init__(self, parameters: Sequence[ms.Parameter], settings: AdamSettings, *, no_decay_leak: bool = False) -> None:
+    def __init__(
+        self,
+        parameters: Sequence[ms.Parameter],
+        settings: AdamSettings,
+        *,
+        decays: Sequence[bool] | None = None,
+        rows: RowCut | None = None,
+    ) -> None:
         super().__init__(auto_prefix=False)
+        rows = rows or RowCut()
         self.settings = settings
         self.parameters = ms.ParameterTuple(parameters)
-        self.adam_m = ms.ParameterTuple([_zeros_like(parameter, "adam_m") for parameter in parameters])
-        self.adam_v = ms.ParameterTuple([_zeros_like(parameter, "adam_v") for parameter in parameters])
-        names = [parameter.name for parameter in parameters]
-        self.decayed = decayed(names, [tuple(p.shape) for p in parameters], no_decay_leak=no_decay_leak)
-        self.fused = tuple(parameter.dtype == ms.float32 for parameter in parameters)
-        self.count = len(names)
+        self.count = len(parameters)
+        self.cut = rows.cut or (False,) * self.count
+        self.ranks, self.index = rows.axis.size, rows.axis.index
+        shares = [self.ranks if cut else 1 for cut in self.cut]
+        self.adam_m = ms.ParameterTuple([_zeros_like(p, "adam_m", share) for p, share in zip(parameters, shares, strict=True)])
+        self.adam_v = ms.ParameterTuple([_zeros_like(p, "adam_v", share) for p, share in zip(parameters, shares, strict=True)])
+        shapes = [tuple(p.shape) for p in parameters]
+        self.decayed = decayed([p.name for p in parameters], shapes) if decays is None else tuple(decays)
+        self.fused = tuple(p.dtype == ms.float32 and not cut for p, cut in zip(parameters, self.cut, strict=True))
+        self.any_cut = any(self.cut)
+        if self.any_cut:
+            self.gather = GatherRows(rows.axis, [shape for shape, cut in zip(shapes, self.cut, strict=True) if cut], rows.groups)
         self.beta1 = ms.Tensor(settings.beta1, ms.float32)
         self.beta2 = ms.Tensor(settings.beta2, ms.float32)
         self.rest1 = ms.Tensor(1.0 - settings.beta1, ms.float32)
@@ -103,7 +122,7 @@ class AdamUpdate(nn.Cell):
         """Apply `gradients * factor`.
 
         Args:
-            gradients: one per parameter, same shapes, any float type.
+            gradients: one per parameter, any float type, same shapes; of cut ones this rank's rows.
             factor: float32 scalar that unscales and clips.
             coefficients: float32 `(3,)` of `AdamSettings.coefficients`.
 
@@ -112,28 +131,57 @@ class AdamUpdate(nn.Cell):
         """
         rate, eps, decay = coefficients[0], coefficients[1], coefficients[2]
         done = factor
+        updated: tuple[ms.Tensor, ...] = ()
         for i in range(self.count):
             gradient = ops.cast(gradients[i], ms.float32) * factor
-            parameter_decay = decay if self.decayed[i] else self.no_decay
+            scalars = (rate, eps, decay if self.decayed[i] else self.no_decay)
             if self.fused[i]:
                 state = (self.parameters[i], self.adam_m[i], self.adam_v[i])
-                done = ops.depend(done, self.fused_update(*state, rate, self.beta1, self.beta2, eps, parameter_decay, gradient))
+                done = ops.depend(done, self.fused_update(*state, rate, self.beta1, self.beta2, eps, scalars[2], gradient))
+            elif self.cut[i]:
+                weight, moved = self.plain_update(i, self.own_rows(self.parameters[i]), gradient, scalars)
+                updated = updated + (ops.cast(weight, ms.float32),)
+                done = ops.depend(done, moved)
             else:
-                done = ops.depend(done, self.plain_update(i, gradient, (rate, eps, parameter_decay)))
+                weight, moved = self.plain_update(i, self.parameters[i], gradient, scalars)
+                done = ops.depend(ops.depend(done, ops.assign(self.parameters[i], weight)), moved)
+        if self.any_cut:
+            done = self.spread(updated, done)
         return done
 
-    def plain_update(self, i: int, gradient: ms.Tensor, scalars: tuple[ms.Tensor, ms.Tensor, ms.Tensor]) -> ms.Tensor:
-        """The same in plain operators, for weights held in half precision: float32 inside, rounded once at the end."""
+    def plain_update(
+        self, i: int, held: ms.Tensor, gradient: ms.Tensor, scalars: tuple[ms.Tensor, ms.Tensor, ms.Tensor]
+    ) -> tuple[ms.Tensor, ms.Tensor]:
+        """The same in plain operators, float32 inside, rounded once at the end: new values of `held`, and what to wait for.
+
+        For weights held in half precision, and for rows of a weight.
+        """
         rate, eps, decay = scalars
-        parameter = self.parameters[i]
-        weight = ops.cast(parameter, ms.float32)
+        weight = ops.cast(held, ms.float32)
         mean = self.adam_m[i] * self.beta1 + gradient * self.rest1
         square = self.adam_v[i] * self.beta2 + ops.square(gradient) * self.rest2
-        updated = ops.cast(weight - rate * (mean / (ops.sqrt(square) + eps) + decay * weight), parameter.dtype)
-        done = ops.depend(ops.assign(parameter, updated), ops.assign(self.adam_m[i], mean))
-        return ops.depend(done, ops.assign(self.adam_v[i], square))
+        updated = ops.cast(weight - rate * (mean / (ops.sqrt(square) + eps) + decay * weight), held.dtype)
+        moved = ops.depend(ops.assign(self.adam_m[i], mean), ops.assign(self.adam_v[i], square))
+        return updated, moved
+
+    def own_rows(self, weight: ms.Tensor) -> ms.Tensor:
+        """This rank's rows of a cut weight."""
+        rows = weight.shape[0] // self.ranks
+        return weight[self.index * rows : (self.index + 1) * rows]
+
+    def spread(self, updated: tuple[ms.Tensor, ...], done: ms.Tensor) -> ms.Tensor:
+        """Make every cut weight whole again out of the ranks' updated rows."""
+        wholes = self.gather(updated)
+        place = 0
+        for i in range(self.count):
+            if self.cut[i]:
+                done = ops.depend(done, ops.assign(self.parameters[i], ops.cast(wholes[place], self.parameters[i].dtype)))
+                place = place + 1
+        return done
 
 
-def _zeros_like(parameter: ms.Parameter, prefix: str) -> ms.Parameter:
-    zeros = ms.Tensor(np.zeros(parameter.shape, np.float32))
+def _zeros_like(parameter: ms.Parameter, prefix: str, share: int) -> ms.Parameter:
+    """A moment with a `share`-th of the parameter's rows."""
+    shape = tuple(parameter.shape)
+    zeros = ms.Tensor(np.zeros((shape[0] // share, *shape[1:]) if share > 1 else shape, np.float32))
     return ms.Parameter(zeros, name=f"{prefix}.{parameter.name}", requires_grad=False)

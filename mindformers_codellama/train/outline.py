@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import math
-
-from mindformers_codellama.config.check import require_runnable, require_single_process
+from mindformers_codellama.config.check import require_runnable
 from mindformers_codellama.config.sections import RunConfig
-from mindformers_codellama.layout.parameters import parameter_shapes
+from mindformers_codellama.layout.cuts import ModelLayout, run_model_layout
+from mindformers_codellama.layout.parameters import parameter_count
+from mindformers_codellama.train.batch_plan import plan_batches
 from mindformers_codellama.train.plan import open_train_batches, plan_length, plan_scale, plan_schedule
-from mindformers_codellama.train.run import open_folder, resume_point
+from mindformers_codellama.train.start import open_folder, resume_point
 
 BYTES = {"float32": 4, "float16": 2, "bfloat16": 2}
 
@@ -19,17 +19,17 @@ def outline(run: RunConfig, *, force: bool = False) -> list[str]:
     Raises:
         CodeLlamaError: whatever would stop the run before its first step, except a checkpoint of another size.
     """
-    require_runnable(run)
-    require_single_process(run)
-    point = resume_point(run)
-    folder = open_folder(run, point, force=force)
+    require_runnable(run, ranks=run.parallel_config.ranks)
+    model_layout = run_model_layout(run)
+    several = model_layout.layout.ranks > 1
+    point = None if several else resume_point(run)
+    folder = None if several else open_folder(run, point, force=force)
     source = open_train_batches(run)
     length = plan_length(run, source)
     schedule = plan_schedule(run, length)
-    runner, config = run.runner_config, run.model.config
-    weights = sum(math.prod(shape) for shape in parameter_shapes(config).values())
-    held = weights * (BYTES[config.param_init_dtype] + 8 + 4 + 4 * (runner.gradient_accumulation_steps > 1))
-    rows = runner.batch_size * runner.gradient_accumulation_steps
+    config, plan = run.model.config, plan_batches(run)
+    weights, rows = parameter_count(config), plan.step_rows
+    held = max(_held(run, model_layout, rank, sums=plan.micro_steps > 1) for rank in range(model_layout.layout.ranks))
     last = length.total_steps - 1
     rates = ", ".join(f"step {step + 1} {schedule(step):.3g}" for step in sorted({0, min(schedule.warmup_steps, last), last // 2, last}))
     name = run.trainer.model_name or "without a name"
@@ -39,11 +39,28 @@ def outline(run: RunConfig, *, force: bool = False) -> list[str]:
         f"steps: {length.total_steps} of {rows} rows ({rows * config.seq_length} tokens), {length.data_size} per epoch",
         f"learning rate ({schedule.type}): {rates}",
         f"loss scale: {plan_scale(run).value:g}{', dynamic' if plan_scale(run).dynamic else ''}",
-        f"memory for weights, gradients and moments: {held / 1e9:.2f} GB, activations not counted",
-        f"checkpoints: {folder.folder if folder else 'none, no callback saves'}",
+        f"memory for weights, gradients and moments: {held / 1e9:.2f} GB{' on the fullest rank' * several}, activations not counted",
     ]
+    if several:
+        layout = model_layout.layout
+        lines.append(f"ranks: {layout.ranks} (data {layout.data_parallel}, model {layout.model_parallel}, stages {layout.pipeline_stage})")
+        lines.append(f"micro batches: {plan.micro_steps} of {plan.micro_rows} rows, {plan.rows} on each data rank")
+        lines.append("checkpoints: looked at by the ranks themselves when they start")
+    else:
+        lines.append(f"checkpoints: {folder.folder if folder else 'none, no callback saves'}")
     if point:
         lines.append(f"resumes from {point.path} after {point.saved.state.step} steps")
     elif run.start_weights:
         lines.append(f"starts from the weights in {run.start_weights}")
     return lines
+
+
+def _held(run: RunConfig, model_layout: ModelLayout, rank: int, *, sums: bool) -> int:
+    """Bytes of weights, gradients, moments and accumulated gradients on one rank."""
+    weights, gradients, moments = 0, 0, 0
+    for name in model_layout.names(model_layout.layout.place(rank).stage):
+        box, moment = model_layout.box(name, rank), model_layout.box(f"adam_m.{name}", rank)
+        assert box is not None
+        assert moment is not None
+        weights, gradients, moments = weights + box.size, gradients + box.size, moments + 2 * moment.size
+    return weights * BYTES[run.model.config.param_init_dtype] + 4 * (gradients * (2 if sums else 1) + moments)

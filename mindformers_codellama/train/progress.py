@@ -31,6 +31,19 @@ class Show(Protocol):
         ...
 
 
+class Silent:
+    """Shows nothing: ranks other than the first."""
+
+    def step(self, report: StepReport) -> None:
+        """Nothing."""
+
+    def note(self, text: str) -> None:
+        """Nothing."""
+
+    def close(self) -> None:
+        """Nothing is open."""
+
+
 class LogLines:
     """MindFormers' two lines every `per_print_times` steps, or once per sink epoch.
 

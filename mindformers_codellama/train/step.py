@@ -33,6 +33,8 @@ class StepResult:
     """Global norm of the unscaled gradient before clipping; not finite on overflow."""
     overflow: bool
     """Whether the update was skipped."""
+    stop: bool = False
+    """Whether a rank was asked to stop; every rank is told the same."""
 
 
 class ScaledLoss(nn.Cell):
@@ -67,6 +69,40 @@ class Gradients(nn.Cell):
         return loss, gradients
 
 
+class PartGradients(nn.Cell):
+    """The same of a batch whose rows are computed in parts, one after the other: the mean of their losses, and its gradients.
+
+    Row i belongs to part i modulo their number (MindSpore's MicroBatchInterleaved), so that the parts of a global batch
+    are the same however it is dealt over ranks.
+    """
+
+    def __init__(self, gradients: Gradients, parts: int) -> None:
+        super().__init__(auto_prefix=False)
+        self.gradients = gradients
+        self.parts = parts
+        self.share = 1.0 / parts
+
+    def construct(self, scale: ms.Tensor, *columns: ms.Tensor) -> tuple[ms.Tensor, tuple[ms.Tensor, ...]]:
+        """As `Gradients`; every part must have rows."""
+        mean, sums = self.part(0, scale * self.share, columns)
+        for index in range(1, self.parts):
+            # after the part before: both have collectives, which all ranks must call in one order
+            loss, gradients = self.part(index, ops.depend(scale * self.share, sums), columns)
+            mean = mean + loss
+            added: tuple[ms.Tensor, ...] = ()
+            for total, gradient in zip(sums, gradients):  # noqa: B905 - graph mode knows no strict
+                added = added + (total + gradient,)
+            sums = added
+        return mean * self.share, sums
+
+    def part(self, index: int, scale: ms.Tensor, columns: tuple[ms.Tensor, ...]) -> tuple[ms.Tensor, tuple[ms.Tensor, ...]]:
+        """Loss and gradients of every `parts`-th row from `index`."""
+        rows: tuple[ms.Tensor, ...] = ()
+        for column in columns:
+            rows = rows + (column[index :: self.parts],)
+        return self.gradients(scale, *rows)
+
+
 class ClippedUpdate(nn.Cell):
     """Unscale, measure, clip and update; a norm that is not finite leaves every parameter as it was.
 
@@ -90,17 +126,21 @@ class ClippedUpdate(nn.Cell):
         norm = ops.sqrt(ops.addn(squares))
         factor = unscale
         if self.clips:
-            share = ops.minimum(self.max_norm / (ops.maximum(norm, self.max_norm) + CLIP_EPS), self.one)
-            factor = unscale * share
+            factor = unscale * clip_share(norm, self.max_norm, self.one)
         if ops.isfinite(norm):
             norm = ops.depend(norm, self.update(gradients, factor, coefficients))
         return norm
 
 
+def clip_share(norm: ms.Tensor, bound: ms.Tensor, one: ms.Tensor) -> ms.Tensor:
+    """What gradients of this global norm are multiplied by, at most 1 (MindFormers' formula)."""
+    return ops.minimum(bound / (ops.maximum(norm, bound) + CLIP_EPS), one)
+
+
 class WholeStep(nn.Cell):
     """Forward, backward and update in one graph."""
 
-    def __init__(self, gradients: Gradients, update: ClippedUpdate) -> None:
+    def __init__(self, gradients: Gradients | PartGradients, update: ClippedUpdate) -> None:
         super().__init__(auto_prefix=False)
         self.gradients = gradients
         self.update = update
@@ -120,7 +160,7 @@ class MicroStep(nn.Cell):
         fresh: replace instead of add, for the first micro step.
     """
 
-    def __init__(self, gradients: Gradients, sums: ms.ParameterTuple, *, fresh: bool) -> None:
+    def __init__(self, gradients: Gradients | PartGradients, sums: ms.ParameterTuple, *, fresh: bool) -> None:
         super().__init__(auto_prefix=False)
         self.gradients = gradients
         self.sums = sums
@@ -150,6 +190,19 @@ class SummedUpdate(nn.Cell):
         return self.update(self.sums, unscale, coefficients)
 
 
+def gradients_of(loss: nn.Cell, columns: tuple[str, ...], parameters: Sequence[ms.Parameter], *, parts: int) -> Gradients | PartGradients:
+    """The Cell of loss and gradients, in parts when there are several."""
+    gradients = Gradients(loss, columns, parameters)
+    return gradients if parts == 1 else PartGradients(gradients, parts)
+
+
+def empty_sums(parameters: Sequence[ms.Parameter]) -> ms.ParameterTuple:
+    """`accu_grads.<name>` in float32 for every parameter, as MindFormers names them."""
+    zeros = [ms.Tensor(np.zeros(parameter.shape, np.float32)) for parameter in parameters]
+    names = [f"accu_grads.{parameter.name}" for parameter in parameters]
+    return ms.ParameterTuple([ms.Parameter(zero, name=name, requires_grad=False) for zero, name in zip(zeros, names, strict=True)])
+
+
 class TrainStep:
     """Callable that makes one optimizer step out of one or several micro batches.
 
@@ -162,25 +215,31 @@ class TrainStep:
         update: the optimizer.
         columns: columns every batch has, a subset of `COLUMNS`.
         micro_steps: micro batches per step, at least 1.
+        parts: parts a micro batch is computed in.
         max_grad_norm: bound of the global norm; None does not clip.
     """
 
-    def __init__(
-        self, loss: nn.Cell, update: AdamUpdate, *, columns: Sequence[str], micro_steps: int = 1, max_grad_norm: float | None = None
+    def __init__(  # noqa: PLR0913 - one value per fact, all named
+        self,
+        loss: nn.Cell,
+        update: AdamUpdate,
+        *,
+        columns: Sequence[str],
+        micro_steps: int = 1,
+        parts: int = 1,
+        max_grad_norm: float | None = None,
     ) -> None:
         self.columns = tuple(name for name in COLUMNS if name in columns)
         self.micro_steps = micro_steps
         self.update = update
         clipped = ClippedUpdate(update, max_grad_norm)
-        gradients = Gradients(loss, self.columns, update.parameters)
+        gradients = gradients_of(loss, self.columns, update.parameters, parts=parts)
         if micro_steps == 1:
             self.whole = WholeStep(gradients, clipped)
             return
-        zeros = [ms.Tensor(np.zeros(p.shape, np.float32)) for p in update.parameters]
-        names = [f"accu_grads.{p.name}" for p in update.parameters]
-        sums = ms.ParameterTuple([ms.Parameter(z, name=n, requires_grad=False) for z, n in zip(zeros, names, strict=True)])
+        sums = empty_sums(update.parameters)
         self.first = MicroStep(gradients, sums, fresh=True)
-        self.more = MicroStep(Gradients(loss, self.columns, update.parameters), sums, fresh=False)
+        self.more = MicroStep(gradients_of(loss, self.columns, update.parameters, parts=parts), sums, fresh=False)
         self.summed = SummedUpdate(clipped, sums)
 
     def __call__(self, batches: Sequence[Mapping[str, np.ndarray]], *, updates: int, learning_rate: float, scale: LossScale) -> StepResult:

@@ -1,0 +1,24 @@
+"""Which Cells compute again in the backward pass instead of keeping what is inside of them.
+
+Measured with MindSpore 2.10 on the CPU: a recomputed Cell that communicates over the model axis makes graph mode fail
+("Graph cycle exists"). So with `model_parallel` above 1 only Cells without communication are recomputed: the norms, and
+the projections that make heads and hidden channels. That is MindFormers' `mp_comm_recompute: False`.
+"""
+
+from __future__ import annotations
+
+from mindformers_codellama.model.llama import LlamaNetwork
+
+WITHOUT_COMMUNICATION = ("attention_norm", "ffn_norm", "attention.wq", "attention.wk", "attention.wv", "feed_forward.w1", "feed_forward.w3")
+"""Cells of a block that work on what this rank has."""
+
+
+def recompute(network: LlamaNetwork) -> None:
+    """Recompute every block of this rank, or what of it does not communicate. Call once, before compiling."""
+    if network.part.degree == 1:
+        network.recompute_blocks()
+        return
+    cells = dict(network.cells_and_names())
+    for layer in network.part.own_layers(network.config):
+        for name in WITHOUT_COMMUNICATION:
+            cells[f"model.layers.{layer}.{name}"].recompute()
