@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from mindformers_codellama.checkpoint.latest import get_last_checkpoint
 from mindformers_codellama.checkpoint.open import CheckpointReader, open_checkpoint
+from mindformers_codellama.checkpoint.shard_files import rank_folders
 from mindformers_codellama.checkpoint.shard_info import SHARD_KEY, ShardInfo, read_shard_text, shard_info
+from mindformers_codellama.checkpoint.sharded import open_sharded
 from mindformers_codellama.checkpoint.weight_map import is_training_state
 from mindformers_codellama.errors import CheckpointError
 from mindformers_codellama.layout.cuts import MOMENTS, ModelLayout
 
-_PLACES = ("", "checkpoint", "checkpoint_network")
-"""Where `rank_N` folders are looked for below a directory, in this order."""
+SHARDS = "ms-shards"
+"""`format` of a reader that joins shards."""
 
 
 @dataclass(frozen=True)
@@ -66,18 +67,8 @@ def open_source(
         first = _newest(folders[0])
         if first is not None and shard_of(first) is None:
             return Source(first)
-    from mindformers_codellama.checkpoint.sharded import open_sharded
-
-    return Source(open_sharded(path, strategy=strategy), sharded=True)
-
-
-def rank_folders(path: Path) -> dict[int, Path]:
-    """Rank to its folder below a checkpoint directory; empty when there are none."""
-    for place in _PLACES:
-        found = {int(name[1]): entry for entry in (path / place).glob("rank_*") if (name := re.fullmatch(r"rank_(\d+)", entry.name))}
-        if found:
-            return dict(sorted(found.items()))
-    return {}
+    whole = open_sharded(path, strategy=strategy or None)
+    return Source(whole, sharded=whole.metadata["format"] == SHARDS)
 
 
 def shard_of(reader: CheckpointReader) -> ShardInfo | None:

@@ -11,6 +11,7 @@ from pathlib import Path
 from mindformers_codellama.checkpoint.ckpt_scanner import scan_ckpt
 from mindformers_codellama.checkpoint.open import CheckpointReader, open_checkpoint
 from mindformers_codellama.checkpoint.shard_info import shard_info
+from mindformers_codellama.checkpoint.sharded import open_shards
 from mindformers_codellama.checkpoint.source import shard_of, state_shapes
 from mindformers_codellama.errors import CheckpointError
 from mindformers_codellama.layout.cuts import ModelLayout
@@ -121,10 +122,8 @@ def _open_common(common: CommonStep, model_layout: ModelLayout | None, rank: int
         problem = f"is of {common.key}, this run of layout {here} (or cuts embedding or optimizer states otherwise)."
         fix = "set auto_trans_ckpt: True to cut it anew, or take the layout and the switches it was saved with."
         raise CheckpointError(files[0], problem, fix=fix)
-    from mindformers_codellama.checkpoint.sharded import open_shards
-
     first = _open_seen(files[0])
-    return replace(first, reader=open_shards(files, strategy=strategy), passed_over=common.incomplete, files=files)
+    return replace(first, reader=open_shards(files, strategy=strategy or None), passed_over=common.incomplete, files=files)
 
 
 def _open_seen(file: Path) -> ResumePoint:

@@ -14,7 +14,7 @@ import json
 import logging
 import re
 import secrets
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from itertools import chain
 from pathlib import Path
 
@@ -95,15 +95,17 @@ class CheckpointFolder:
             raise ConfigError("output_dir", problem, fix=fix)
         self._replaced = found
 
-    def replace(self, paths: list[Path], *, ranks_before: int = 0) -> None:
+    def replace(self, paths: Iterable[Path], *, incomplete: Iterable[Path] = (), ranks_before: int = 0) -> None:
         """Remove these once the run has saved its first checkpoint.
 
         Args:
             paths: files of this rank's folder.
+            incomplete: files of saves that are not complete on all ranks; those of this rank's folder go as well.
             ranks_before: ranks of the checkpoint the run goes on from. Where there were more, the folders that no rank has
                 any more are pruned with the own one.
         """
-        self._replaced = list(paths)
+        mine = {path.resolve() for path in incomplete}
+        self._replaced = [*paths, *(path for path in self.existing() if path.resolve() in mine)]
         self._ranks_before = ranks_before
 
     def save(self, update: AdamUpdate, saved: SavedState, place: tuple[int, int]) -> Path:

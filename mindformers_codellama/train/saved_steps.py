@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
-from mindformers_codellama.checkpoint.source import rank_folders
+from mindformers_codellama.checkpoint.shard_files import rank_folders
 from mindformers_codellama.errors import CheckpointError
 from mindformers_codellama.layout.ranks import Layout
 from mindformers_codellama.parallel.agreement import Gathers, fail_together, gather, host_name
@@ -91,8 +91,8 @@ def newest_common_step(
     Raises:
         CheckpointError: no save is complete on all ranks; says which rank's files are missing, and on which hosts.
     """
-    root, only = _root(path)
-    folders = rank_folders(root)
+    only = path.name if path.is_file() else ""
+    folders = folders_near(path)
     seen = gather(comm, (host_name(), sorted(folders)), doing=LOOKING)
     mine = _assigned(seen, 0 if comm is None else comm.rank, ranks)
     count = 1 + max((rank for _, visible in seen for rank in visible), default=-1)
@@ -124,15 +124,16 @@ def newest_common_step(
 
 
 def folders_near(path: Path) -> dict[int, Path]:
-    """Rank to its folder, for a path as `newest_common_step` takes it."""
-    return rank_folders(_root(path)[0])
+    """Rank to its folder, for a path as `newest_common_step` takes it; weights alone are not looked at."""
+    root = _root(path)
+    found = rank_folders(root)
+    return {} if any(folder.parent == root / "checkpoint_network" for folder in found.values()) else found
 
 
-def _root(path: Path) -> tuple[Path, str]:
-    """The folder above the `rank_N` folders, and the name of the file when one was named."""
-    only = path.name if path.is_file() else ""
-    folder = path.parent if only else path
-    return (folder.parent if re.fullmatch(r"rank_\d+", folder.name) else folder), only
+def _root(path: Path) -> Path:
+    """The folder above the `rank_N` folders."""
+    folder = path.parent if path.is_file() else path
+    return folder.parent if re.fullmatch(r"rank_\d+", folder.name) else folder
 
 
 def _assigned(seen: list[tuple[str, list[int]]], me: int, ranks: int) -> list[int]:
