@@ -6,7 +6,7 @@ imports MindFormers.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import MISSING, dataclass, fields, is_dataclass
 from typing import Any
 
@@ -47,12 +47,16 @@ def translate(run: RunConfig, found: Found) -> Translation:
         found: what only the machine knows.
     """
     notes: list[str] = []
-    values = {key: value for key, value in _plain(run, (), notes).items() if _belongs(key, run)}
-    values |= ADDED
+    here = [item for item in fields(run) if _belongs(item.name, run)]
+    values = {**_plain(run, (), notes, only=here), **ADDED}
     values["load_checkpoint"] = found.weights
-    values["model"]["model_config"]["checkpoint_name_or_path"] = ""  # load_checkpoint alone says it
-    values["callbacks"] = _callbacks(run.callbacks, notes)
-    values["eval_callbacks"] = _callbacks(run.eval_callbacks, notes)
+    values["model"]["model_config"] |= {
+        "checkpoint_name_or_path": "",  # load_checkpoint alone says it
+        "max_position_embedding": run.model.config.max_position,
+    }
+    for name in ("callbacks", "eval_callbacks"):
+        if _belongs(name, run):
+            values[name] = _callbacks(getattr(run, name), notes)
     if found.device_id is not None:
         values["context"]["device_id"] = found.device_id
     if run.run_mode == "predict":
@@ -61,7 +65,7 @@ def translate(run: RunConfig, found: Found) -> Translation:
         _settle_training(run, values, found.most_workers)
     if run.context.device_target == "CPU":
         _settle_cpu(values, notes)
-    return Translation({key: value for key, value in values.items() if _belongs(key, run)}, tuple(dict.fromkeys(notes)))
+    return Translation(values, tuple(dict.fromkeys(notes)))
 
 
 def _belongs(key: str, run: RunConfig) -> bool:
@@ -70,10 +74,10 @@ def _belongs(key: str, run: RunConfig) -> bool:
     return modes is None or run.run_mode in modes or evaluates
 
 
-def _plain(section: Any, path: tuple[str, ...], notes: list[str]) -> dict[str, Any]:
+def _plain(section: Any, path: tuple[str, ...], notes: list[str], *, only: Sequence[Any] | None = None) -> dict[str, Any]:
     """A section as a dict: keys renamed or left out by the tables; null, empty texts and empty sections are left out."""
     found: dict[str, Any] = {}
-    for item in fields(section):
+    for item in fields(section) if only is None else only:
         here, value = (*path, item.name), getattr(section, item.name)
         name = lookup_name(here)
         left = LEFT_OUT.get(name)
@@ -91,7 +95,7 @@ def _plain(section: Any, path: tuple[str, ...], notes: list[str]) -> dict[str, A
             value = _plain(value, here, notes)
         elif isinstance(value, tuple):
             value = list(value)
-        if value not in (None, "", {}, []):
+        if value not in (None, "", {}, []) and name not in ("callbacks", "eval_callbacks"):
             found[item.name] = value
     return found
 
