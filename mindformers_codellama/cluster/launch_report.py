@@ -34,13 +34,12 @@ def describe_failure(ranks: Ranks, failures: Sequence[Member]) -> list[str]:
             whose = "its last lines:" if teller is first else f"the last lines of {teller}:"
             lines += [whose, *(f"  | {line}" for line in text)]
     lines += _hints(ranks, first)
-    others = [f"{member} {_ending(member)}" for member in failures[1:]]
-    if others:
-        lines.append(f"then ended: {'; '.join(others)}.")
-    stopped = [str(member.rank) for member in ranks.ranks if member not in failures and member.code != 0]
-    if stopped:
-        lines.append(f"stopped: rank{'s' if len(stopped) > 1 else ''} {', '.join(stopped)}.")
-    return lines
+    endings: dict[str, list[Member]] = {}
+    for member in failures[1:]:
+        endings.setdefault(_ending(member), []).append(member)
+    lines += [f"then ended {ending}: {_names(members)}." for ending, members in endings.items()]
+    stopped = [member for member in ranks.ranks if member not in failures and member.code != 0]
+    return [*lines, f"stopped: {_names(stopped)}."] if stopped else lines
 
 
 def _teller(ranks: Ranks, failures: Sequence[Member]) -> Member:
@@ -90,6 +89,13 @@ def _raw_tail(ranks: Ranks, rank: int | None) -> list[str]:
         return ranks.logs.of(rank).read_text(errors="replace").splitlines()[-50:]
     except OSError:
         return []
+
+
+def _names(members: Sequence[Member]) -> str:
+    """`rank 1`, `ranks 1, 3` or `ranks 1 to 31`, and the scheduler."""
+    numbers = sorted(member.rank for member in members if member.rank is not None)
+    ranks = [f"rank{'s' if len(numbers) > 1 else ''} {_span(numbers)}"] if numbers else []
+    return " and ".join([*ranks, *(str(member) for member in members if member.rank is None)])
 
 
 def _span(numbers: Sequence[int]) -> str:

@@ -7,6 +7,7 @@ import fcntl
 import os
 import pty
 import re
+import select
 import struct
 import termios
 import tty
@@ -20,6 +21,8 @@ DEFAULT_PATTERN = "rank_{rank}/mindformer.log"
 """MindFormers' name of a rank's log."""
 _NOISE = re.compile(r"\[(?:INFO|WARNING)\] [A-Z_]+\(\d+,")
 """MindSpore's own remarks, many of which follow every failure."""
+UNFINISHED = 0.3
+"""Seconds after which a line without an end is logged as well."""
 _TAIL_BYTES = 256 * 1024
 
 
@@ -103,22 +106,33 @@ class LiveOutput:
             os.close(self._log)
 
     def _copy(self, source: int, target: int) -> None:
-        shows = True
+        """Bytes are shown as they come; the log gets whole lines, so that stdout and stderr do not cut each other's."""
+        shows, unfinished = True, b""
         while True:
+            if unfinished and not select.select([source], [], [], UNFINISHED)[0]:
+                unfinished = self._record(unfinished)
             try:
                 data = os.read(source, 65536)
             except OSError:  # a pseudo-terminal says so when the last process has closed it
                 data = b""
             if not data:
+                self._record(unfinished)
                 os.close(source)
                 return
-            with contextlib.suppress(OSError):  # a full disk must not stop the process
-                _write(self._log, data)
+            end = max(data.rfind(b"\n"), data.rfind(b"\r")) + 1
+            self._record(unfinished + data[:end] if end else b"")
+            unfinished = data[end:] if end else unfinished + data
             try:
                 if shows:
                     _write(target, data)
             except OSError:
                 shows = False
+
+    def _record(self, data: bytes) -> bytes:
+        """Write to the log; nothing is left. A full disk must not stop the process."""
+        with contextlib.suppress(OSError):
+            _write(self._log, data)
+        return b""
 
 
 def last_lines(path: Path, count: int = 20) -> list[str]:
