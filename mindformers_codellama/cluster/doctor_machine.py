@@ -48,7 +48,7 @@ def check_table(path: Path | None, table: RankTable | None, fault: CodeLlamaErro
 def check_hosts(table: RankTable | None) -> Diagnosis:
     """Every server of the table resolves, and one of them is this machine."""
     if table is None:
-        return good("no rank table: only this machine")
+        return good("no rank table to look them up from")
     errors = host_findings(table)
     if errors:
         return bad("; ".join(error.problem.rstrip(".") for error in errors), errors[0].fix)

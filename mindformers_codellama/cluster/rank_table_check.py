@@ -39,14 +39,14 @@ def merge_errors(table: RankTable) -> list[CodeLlamaError]:
     return [error for check in checks for error in check(table)]
 
 
-def host_findings(table: RankTable, resolve: Callable[[str], object] = socket.gethostbyname) -> list[CodeLlamaError]:
-    """One error for each host whose name or address this machine cannot resolve."""
+def host_findings(table: RankTable, resolve: Callable[[str], object] | None = None) -> list[CodeLlamaError]:
+    """One error for each host whose name or address this machine cannot resolve; `resolve` raises OSError then (default: the system's)."""
     found: list[CodeLlamaError] = []
     for server in table.servers:
         if is_placeholder(server.server_id):
             continue
         try:
-            resolve(server.server_id)
+            resolve(server.server_id) if resolve is not None else socket.getaddrinfo(server.server_id, None)
         except (OSError, UnicodeError):
             fix = "write its address, or add the name to DNS or /etc/hosts of every machine."
             found.append(ClusterError(table.where(f"{server.key}.server_id"), f"the host {server.server_id} does not resolve.", fix=fix))

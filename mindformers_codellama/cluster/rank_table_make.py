@@ -23,7 +23,7 @@ def device_range(text: str, *, per_node: int) -> range:
     Raises:
         ConfigError: another form, an empty range, devices the server has not, or a range across the groups.
     """
-    found = re.fullmatch(r"\s*\[\s*(\d{1,9})\s*,\s*(\d{1,9})\s*[\])]\s*", text)
+    found = re.fullmatch(r"\s*\[\s*([0-9]{1,9})\s*,\s*([0-9]{1,9})\s*[\])]\s*", text)
     if found is None:
         fix = "put it in quotes: the shell reads brackets."
         raise ConfigError("--device_num", f'got "{text}", must be a range such as "[0,8)".', fix=fix)
@@ -56,7 +56,7 @@ def visible_device_ids(text: str | None, devices: range, *, per_node: int) -> li
         return list(devices)
     words = [word.strip() for word in text.split(",")]
     for word in words:
-        if not re.fullmatch(r"\d{1,9}", word):
+        if not re.fullmatch(r"[0-9]{1,9}", word):
             raise ConfigError("--visible_devices", f'got "{text}", must be numbers such as "0,1,2,3".')
     numbers = [int(word) for word in words]
     twice = next((number for number in numbers if numbers.count(number) > 1), None)

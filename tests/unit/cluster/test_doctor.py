@@ -209,10 +209,10 @@ def _quick(*, rank_table: Path | None, output_dir: Path, port: int = 8118) -> li
 
 
 def test_hosts_that_do_not_resolve(monkeypatch):
-    def fail(_name):
+    def fail(_name, _port):
         raise OSError
 
-    monkeypatch.setattr("mindformers_codellama.cluster.rank_table_check.host_findings.__defaults__", (fail,))
+    monkeypatch.setattr("mindformers_codellama.cluster.rank_table_check.socket.getaddrinfo", fail)
     found = doctor_machine.check_hosts(a_table("node-a", "node-b"))
     assert (found.status, found.found) == ("failed", "the host node-a does not resolve; the host node-b does not resolve")
 

@@ -285,10 +285,10 @@ def test_check_says_everything_as_text_and_as_json(folder, capsys):
 
 
 def test_check_looks_hosts_up_when_asked(folder, monkeypatch, capsys):
-    def fail(_name):
+    def fail(_name, _port):
         raise OSError
 
-    monkeypatch.setattr("mindformers_codellama.cluster.rank_table_check.socket.gethostbyname", fail)
+    monkeypatch.setattr("mindformers_codellama.cluster.rank_table_check.socket.getaddrinfo", fail)
     make("--device_num", "[0,2)", "--server_ip", "node-b", "--simulate", "--output", "t.json")
     assert main(["rank-table", "check", "t.json"]) == 0
     assert main(["rank-table", "check", "t.json", "--resolve"]) == 9
