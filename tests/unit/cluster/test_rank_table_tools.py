@@ -1,7 +1,7 @@
 """tools/hccl_tools.py, tools/merge_hccl.py and `codellama rank-table` as a user runs them.
 
-The files in tests/golden/rank_tables are what MindFormers' own `hccl_tools.py` and `merge_hccl.py` (dev, 2024) wrote with the
-`hccn_tool` below: their flags, their order of keys, indent 4, no newline at the end.
+The files in tests/golden/rank_tables were written by the code of MindFormers' `hccl_tools.py` and `merge_hccl.py` (dev, 2024; help
+texts and prints left out) with the `hccn_tool` below: order of keys, indent 4, no newline at the end.
 """
 
 import json
