@@ -18,7 +18,7 @@ from typing import Protocol, runtime_checkable
 import numpy as np
 
 from mindformers_codellama.checkpoint.dtypes import cast, numpy_dtype
-from mindformers_codellama.checkpoint.tensors import CHUNK_BYTES, CastTensor, FileTensor, LazyTensor
+from mindformers_codellama.checkpoint.tensors import CHUNK_BYTES, CastTensor, FileTensor, LazyTensor, array_chunks
 from mindformers_codellama.errors import CheckpointError
 from mindformers_codellama.layout.boxes import Box, whole
 
@@ -109,7 +109,10 @@ class BoxTensor:
         return read_box(self.source, self.box)
 
     def chunks(self) -> Iterator[np.ndarray]:
-        """Flat pieces in C order."""
+        """Flat pieces in C order; a source that has to be made whole is made once."""
+        if not _in_pieces(self.source):
+            yield from array_chunks(self.read())
+            return
         for block in blocks(self.box, numpy_dtype(self.dtype).itemsize):
             yield read_box(self.source, block).reshape(-1)
 
@@ -123,6 +126,13 @@ class BoxTensor:
 def part_of(tensor: LazyTensor, box: Box) -> LazyTensor:
     """The part of a tensor that a box names; the tensor itself when that is all of it."""
     return tensor if box == whole(tensor.shape) else BoxTensor(tensor, box)
+
+
+def _in_pieces(tensor: LazyTensor) -> bool:
+    """Whether a part can be had without the whole."""
+    if isinstance(tensor, (CastTensor, BoxTensor)):
+        return _in_pieces(tensor.source)
+    return isinstance(tensor, (FileTensor, BoxReadable))
 
 
 def _fill_from_file(source: _Bytes, tensor: FileTensor, box: Box, out: np.ndarray) -> None:

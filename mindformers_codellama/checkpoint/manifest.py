@@ -30,6 +30,7 @@ def write_manifest(
     source: Mapping[str, Any],
     model: ModelConfig | None,
     hf_files: Mapping[str, str] | None = None,
+    sharding: Mapping[str, Any] | None = None,
 ) -> None:
     """Write a manifest, replacing an older one.
 
@@ -41,6 +42,7 @@ def write_manifest(
         source: format and name of what was converted.
         model: configuration, when known; makes `codellama convert --to hf` possible without `--config`.
         hf_files: text of the source's config.json and generation_config.json, so that the way back gives the same files.
+        sharding: of shards: their layout, what they were made from, whether all are written.
     """
     values = {
         "schema_version": SCHEMA_VERSION,
@@ -52,6 +54,8 @@ def write_manifest(
         "model": asdict(model) if model is not None else None,
         "hugging_face": dict(hf_files or {}),
     }
+    if sharding is not None:
+        values["sharding"] = dict(sharding)
     with atomic_file(path, force=True) as file:
         file.write(json.dumps(values, indent=2).encode() + b"\n")
 

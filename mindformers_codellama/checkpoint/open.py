@@ -161,11 +161,13 @@ def _overlap(files: list[Path]) -> bool:
 def _open_ckpt(files: list[Path]) -> CheckpointReader:
     tensors: dict[str, LazyTensor] = {}
     strings: dict[str, str] = {}
+    crc = True
     for file in files:
         contents = scan_ckpt(file)
         tensors |= contents.tensors
         strings |= contents.strings
-    return _named(files[0] if len(files) == 1 else files[0].parent, tensors, "ckpt", files, {}, strings)
+        crc = crc and contents.crc
+    return _named(files[0] if len(files) == 1 else files[0].parent, tensors, "ckpt", files, {"crc": crc}, strings)
 
 
 def _named(

@@ -10,12 +10,11 @@ from typing import NamedTuple
 
 from mindformers_codellama.checkpoint.boxes_io import blocks, read_box
 from mindformers_codellama.checkpoint.dtypes import numpy_dtype
-from mindformers_codellama.checkpoint.shard_files import Shard, is_model_tensor
+from mindformers_codellama.checkpoint.shard_files import Shard
 from mindformers_codellama.checkpoint.tensors import FileTensor
-from mindformers_codellama.checkpoint.weight_map import is_dropped
+from mindformers_codellama.checkpoint.weight_map import to_theirs
 from mindformers_codellama.errors import CheckpointError, CodeLlamaError, raise_all
 from mindformers_codellama.layout.boxes import Box, whole
-from mindformers_codellama.layout.cuts import MOMENTS
 from mindformers_codellama.layout.strategy import StrategyLayouts
 
 SAMPLES = 4
@@ -71,8 +70,7 @@ def check_cover(
     stages = {rank // layout.stage_ranks for rank in present}
     gone = [f"pipeline stage {stage}" for stage in range(layout.pipeline_stage) if stage not in stages]
     if strategy is not None and info is None and not gone:
-        listed = [name for name in strategy.tensors if is_model_tensor(name) and not is_dropped(name) and not name.startswith(MOMENTS)]
-        gone = [name for name in listed if name not in gathered]
+        gone = [name for name in strategy.tensors if to_theirs(name) and name not in gathered]
     holes = {name: problem for name, found in gathered.items() if (problem := _hole(found))}
     missing = sorted(set(range(layout.ranks)) - present)
     if missing and (gone or holes):

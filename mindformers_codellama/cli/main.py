@@ -22,6 +22,9 @@ from mindformers_codellama.errors import CodeLlamaError, EnvironmentFault, ToldE
 COMMANDS: Mapping[str, tuple[str, str]] = {
     "check": ("mindformers_codellama.cli.check", "explain a configuration and find what is wrong with it"),
     "convert": ("mindformers_codellama.cli.convert", "weights: Hugging Face, Meta, MindSpore and safetensors, either way"),
+    "shard": ("mindformers_codellama.cli.shard", "a whole checkpoint into the parts of every rank"),
+    "merge": ("mindformers_codellama.cli.merge", "the parts of all ranks into one whole checkpoint"),
+    "reshard": ("mindformers_codellama.cli.reshard", "the parts of one layout into those of another"),
     "data": ("mindformers_codellama.cli.data", "text or conversations to mindrecord"),
     "train-tokenizer": ("mindformers_codellama.cli.train_tokenizer", "a SentencePiece tokenizer with Llama's settings from your own text"),
     "train": ("mindformers_codellama.cli.train", "pretrain a model"),

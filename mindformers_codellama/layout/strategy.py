@@ -134,13 +134,11 @@ class StrategyLayouts:
         if tensor is None:
             fix = "give the strategy that was written with this model and optimizer."
             raise CheckpointError(f"{self.where}: {name}", "is not in this strategy.", fix=fix)
-        stage, index = divmod(rank, self.stage_ranks)
-        if stage not in tensor.stages:
-            return None
         if len(shape) != len(tensor.tensor_map) or any(size % cut for size, cut in zip(shape, tensor.parts, strict=True)):
             problem = f"is cut into {list(tensor.parts)} parts, which a tensor of shape {list(shape)} cannot be."
             raise CheckpointError(f"{self.where}: {name}", problem, fix="the strategy is of another model.")
-        return tensor.box(shape, index)
+        stage, index = divmod(rank, self.stage_ranks)
+        return tensor.box(shape, index) if stage in tensor.stages else None
 
 
 def tensor_layout(model_layout: ModelLayout, name: str) -> TensorLayout:
