@@ -14,6 +14,7 @@ from typing import Any
 
 from mindformers_codellama.cluster.json_source import JsonSource
 from mindformers_codellama.cluster.rank_table import Device, RankTable, Server
+from mindformers_codellama.errors import ClusterError
 
 
 @dataclass(frozen=True)
@@ -39,7 +40,13 @@ def read_groups(source: JsonSource, values: Mapping[str, Any]) -> RankTable:
     servers = _ranked(source, instances) if with_rank else _counted(sorted(instances, key=_pod_number))
     if not servers and not source.faults:
         source.fault("group_list", "has no device in it.")
-    return RankTable(servers=servers, server_count=len(servers), source=source)
+    return RankTable(servers=servers, server_count=len(servers), source=source, remarks=() if with_rank else (_no_ranks(source),))
+
+
+def _no_ranks(source: JsonSource) -> ClusterError:
+    problem = "is the form of ModelArts, which names no ranks: this program counts them, HCCL does not read it."
+    fix = f"for Ascend write it with ranks: codellama rank-table merge {source.path}."
+    return ClusterError(source.where("group_list"), problem, fix=fix)
 
 
 def _read_group(source: JsonSource, value: Any, key: str) -> list[_Instance]:

@@ -70,7 +70,11 @@ def test_modelarts_groups_get_ranks_by_the_number_of_the_pod(tmp_path):
         (2, "10.1.0.1"),
         (3, "10.1.0.2"),
     ]
-    assert not findings(table).errors
+    errors, warnings = findings(table)
+    assert not errors
+    assert "table.json:4: group_list: is the form of ModelArts, which names no ranks" in str(warnings[0])
+    (tmp_path / "with_ranks.json").write_text(table.as_text())
+    assert read_rank_table(tmp_path / "with_ranks.json") == table
 
 
 def test_pod_ten_comes_after_pod_nine(tmp_path):
