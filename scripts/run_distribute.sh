@@ -43,7 +43,8 @@ case $status in
         ;;
     *) fail "STATUS is train, finetune, eval, predict or export, got '$status'." ;;
 esac
-[[ $devices =~ ^\[[0-9]+,[0-9]+[])]$ ]] || fail "[a,b] is a range without spaces such as [0,8], got '$devices'."
+range='^\[[0-9]+,[0-9]+[])]$'
+[[ $devices =~ $range ]] || fail "[a,b] is a range without spaces such as [0,8], got '$devices'."
 [ -z "$size" ] || require_count RANK_SIZE "$size"
 if [ ! -f "$config" ] && [ -f "$root/$config" ]; then
     config=$root/$config

@@ -134,7 +134,7 @@ def _foreign(given: Sequence[str]) -> Command:
 
 def _device_said(words: Sequence[str]) -> str:
     """`context.device_target` of the file that --config or --yaml_file names; empty when there is none."""
-    for word, value in zip(words, [*words[1:], ""], strict=True):
+    for word, value in zip(words, [*words[1:], ""], strict=False):
         name, equals, behind = word.partition("=")
         if name in YAML_FLAGS and Path(behind if equals else value).is_file():
             return read_run(behind if equals else value).context.device_target
