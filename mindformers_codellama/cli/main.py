@@ -21,6 +21,7 @@ from mindformers_codellama.errors import CodeLlamaError, EnvironmentFault, ToldE
 
 COMMANDS: Mapping[str, tuple[str, str]] = {
     "check": ("mindformers_codellama.cli.check", "explain a configuration and find what is wrong with it"),
+    "plan": ("mindformers_codellama.cli.plan", "memory, communication and layouts of a run before it is started"),
     "convert": ("mindformers_codellama.cli.convert", "weights: Hugging Face, Meta, MindSpore and safetensors, either way"),
     "shard": ("mindformers_codellama.cli.shard", "a whole checkpoint into the parts of every rank"),
     "merge": ("mindformers_codellama.cli.merge", "the parts of all ranks into one whole checkpoint"),
