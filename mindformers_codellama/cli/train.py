@@ -73,6 +73,12 @@ def run_config(config: RunConfig, *, force: bool = False, bar: bool = False) -> 
     """Train one configuration and print what came out, on the first rank."""
     if is_elsewhere(config):
         return run_elsewhere(config)
+    if config.only_save_strategy:
+        from mindformers_codellama.train.strategies import save_strategies_only, strategy_folder
+
+        if not save_strategies_only(config):
+            print(f"strategy files: {strategy_folder(config)}")
+        return 0
     from mindformers_codellama.train.run import train
 
     result = train(config, force=force, bar=bar)

@@ -17,7 +17,7 @@ import mindspore as ms
 import numpy as np
 from mindspore import nn, ops
 
-from mindformers_codellama.checkpoint.load import load_into
+from mindformers_codellama.checkpoint.start import load_start
 from mindformers_codellama.config.check import require_runnable
 from mindformers_codellama.config.sections import RunConfig
 from mindformers_codellama.data.batches import Batch, BatchSource, open_batches
@@ -213,12 +213,7 @@ def evaluate(run: RunConfig, *, progress: Callable[[int, int], object] | None = 
     own_layout = None if comm.is_alone else model_layout
     network = LlamaNetwork(run.model.config, network_part(model_layout, comm, sequence=run.parallel_config.use_seq_parallel))
     if run.start_weights:
-        strategy = run.src_strategy_path_or_dir
-        together(
-            None if comm.is_alone else comm,
-            lambda: load_into(network, run.start_weights, model_layout=own_layout, rank=comm.rank, strategy=strategy),
-            doing="loading weights",
-        )
+        load_start(network, run, comm=None if comm.is_alone else comm, model_layout=own_layout)
     else:
         init_parameters(network, run.seed, model_layout=own_layout, rank=comm.rank)
     network.set_train(False)

@@ -32,6 +32,7 @@ from mindformers_codellama.train.record import Recorder
 from mindformers_codellama.train.schedule import RunLength
 from mindformers_codellama.train.start import open_folder, resume_point, several, start_or_resume
 from mindformers_codellama.train.state import TrainState
+from mindformers_codellama.train.strategies import save_strategy
 
 logger = logging.getLogger(__name__)
 
@@ -87,6 +88,7 @@ def train(run: RunConfig, *, force: bool = False, bar: bool = False) -> TrainRes
         logging.getLogger(__package__.partition(".")[0]).setLevel(logging.WARNING)
     point = resume_point(run, comm, model_layout)
     folder = open_folder(run, point, force=force, comm=comm, model_layout=model_layout)
+    save_strategy(run, comm, model_layout)
     source = together(several(comm), lambda: open_train_batches(run, comm.data.index), doing="opening the data")
     length = plan_length(run, source)
     schedule = plan_schedule(run, length)

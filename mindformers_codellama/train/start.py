@@ -6,7 +6,7 @@ import logging
 import secrets
 from pathlib import Path
 
-from mindformers_codellama.checkpoint.load import load_into
+from mindformers_codellama.checkpoint.start import load_start
 from mindformers_codellama.config.sections import RunConfig
 from mindformers_codellama.errors import ConfigError, EnvironmentFault
 from mindformers_codellama.layout.cuts import ModelLayout
@@ -83,7 +83,7 @@ def _open_own_folder(
         problem = f"{folder.folder} holds {len(others)} checkpoints that are later than {point.path}, or of another run: {others[-1].name}."
         fix = "resume the newest (--resume), choose another output_dir, or give --force to replace them by what is trained now."
         raise ConfigError("output_dir", problem, fix=fix)
-    folder.replace(others)
+    folder.replace(others, incomplete=point.passed_over if point.files else (), ranks_before=len(point.files))
     return folder
 
 
@@ -108,12 +108,7 @@ def start_or_resume(  # noqa: PLR0913 - one value per fact, all named
     run_id = gather(ranks, secrets.token_hex(8), doing="starting")[0]
     if point is None:
         if run.start_weights:
-            strategy = run.src_strategy_path_or_dir
-            together(
-                ranks,
-                lambda: load_into(network, run.start_weights, model_layout=own_layout, rank=comm.rank, strategy=strategy),
-                doing="loading weights",
-            )
+            load_start(network, run, comm=ranks, model_layout=own_layout)
         return TrainState(scale=plan_scale(run)), run_id, None
     state = together(
         ranks,
