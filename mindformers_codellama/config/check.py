@@ -11,7 +11,7 @@ import os
 from collections.abc import Mapping
 from difflib import get_close_matches
 
-from mindformers_codellama.config.check_layout import SINGLE_PASS_MODES, layout_findings
+from mindformers_codellama.config.check_layout import SINGLE_PASS_MODES, layout_findings, layout_notes
 from mindformers_codellama.config.check_mindformers import mindformers_findings
 from mindformers_codellama.config.dialect import MODEL_KEYS
 from mindformers_codellama.config.families import FAMILIES
@@ -109,14 +109,16 @@ def rank_count(environment: Mapping[str, str] | None = None) -> int | None:
 def global_batch(run: RunConfig) -> int:
     """Rows per step over all ranks.
 
-    Source: mindformers 1.0.2. In a pipeline micro batches take the place of accumulation, and
-    without `use_parallel` the degrees are 1.
+    Source: mindformers 1.0.2. In a pipeline micro batches take the place of accumulation, without `full_batch` (and in
+    `parallel_mode: 0`) `batch_size` counts per card, and without `use_parallel` the degrees are 1.
     """
     runner, degrees = run.runner_config, run.parallel_config
     if not run.use_parallel:
         return runner.batch_size * runner.gradient_accumulation_steps
-    parts = degrees.micro_batch_num if degrees.pipeline_stage > 1 else runner.gradient_accumulation_steps
-    return runner.batch_size * degrees.data_parallel * parts * run.micro_batch_interleave_num
+    copies = run.parallel.parallel_mode == 0
+    per_card = copies or not run.parallel.full_batch
+    parts = degrees.micro_batch_num if degrees.pipeline_stage > 1 and not copies else runner.gradient_accumulation_steps
+    return runner.batch_size * (degrees.ranks if per_card else degrees.data_parallel) * parts * run.micro_batch_interleave_num
 
 
 def notes(run: RunConfig) -> list[str]:
@@ -124,7 +126,7 @@ def notes(run: RunConfig) -> list[str]:
     settings, context = run.model.model_config, run.context
     config = run.model.config
     training = run.run_mode in ("train", "finetune")
-    found = _facts_notes(run)
+    found = [*_facts_notes(run), *layout_notes(run)]
     if context.device_target == "CPU" and config.compute_dtype == "float16":
         found.append("model.model_config.compute_dtype: float16 works on the CPU but is slow; float32 is faster.")
     if training and config.compute_dtype == "float16" and not isinstance(run.runner_wrapper.scale_sense, DynamicLossScale):

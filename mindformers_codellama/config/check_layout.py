@@ -21,9 +21,22 @@ def layout_findings(run: RunConfig) -> list[CodeLlamaError]:
         problem = f"got {run.parallel.parallel_mode}, but degrees are not searched for and operators are not cut one by one."
         fix = "write 1 (semi_auto_parallel) with degrees in parallel_config, or 0 (data_parallel)."
         return [ConfigError("parallel.parallel_mode", problem, fix=fix)]
-    found = list(_predict(run))
+    found = [*_predict(run), *_training(run)]
     if run.parallel.parallel_mode == 1:  # in mode 0 every rank is a copy: only the product of the degrees counts
         found += [*_model_axis(run), *_stage_axis(run)]
+    return found
+
+
+def layout_notes(run: RunConfig) -> list[str]:
+    """What of several ranks a person should know, though nothing is wrong."""
+    found: list[str] = []
+    runner, degrees = run.runner_config, run.parallel_config
+    if not run.use_parallel:
+        if run.micro_batch_interleave_num > 1:
+            found.append("micro_batch_interleave_num: has no effect without use_parallel.")
+        return found
+    if run.parallel.parallel_mode == 1 and degrees.pipeline_stage > 1 and runner.gradient_accumulation_steps > 1:
+        found.append("runner_config.gradient_accumulation_steps: counts as 1 in a pipeline, where micro_batch_num takes its place.")
     return found
 
 
@@ -57,6 +70,28 @@ def _stage_axis(run: RunConfig) -> Iterator[CodeLlamaError]:
         yield _refuse("pipeline_stage", f"got {stages}, but run_mode {run.run_mode} has no pipeline.", "write 1 and raise model_parallel.")
     elif degrees.micro_batch_num < stages:
         yield _refuse("micro_batch_num", f"got {degrees.micro_batch_num}, must be at least pipeline_stage ({stages}).")
+
+
+def _training(run: RunConfig) -> Iterator[CodeLlamaError]:
+    """Ways to work together that training does not have."""
+    if run.run_mode not in ("train", "finetune"):
+        return
+    section, optimizer = run.parallel, run.parallel.parallel_optimizer_config
+    if section.parallel_mode == 1 and section.gradients_mean:
+        problem = "True would divide gradients of a loss that is the mean over all ranks' tokens already."
+        yield ConfigError("parallel.gradients_mean", problem, fix="write False, or parallel_mode: 0.")
+    if section.enable_alltoall:
+        yield ConfigError("parallel.enable_alltoall", "True asks for a collective that nothing here uses.", fix="write False.")
+    if optimizer.gradient_accumulation_shard:
+        problem = "True, but accumulated gradients are whole on every rank."
+        yield ConfigError("parallel.parallel_optimizer_config.gradient_accumulation_shard", problem, fix="write False.")
+    copies = run.parallel_config.ranks if section.parallel_mode == 0 else run.parallel_config.data_parallel
+    if section.enable_parallel_optimizer and optimizer.optimizer_weight_shard_size not in (-1, copies):
+        problem = f"got {optimizer.optimizer_weight_shard_size}, but moments are cut over all {copies} data-parallel ranks."
+        yield ConfigError("parallel.parallel_optimizer_config.optimizer_weight_shard_size", problem, fix="write -1.")
+    if run.recompute_config.parallel_optimizer_comm_recompute:
+        problem = "True, but weights are whole on every data-parallel rank: there is nothing to gather again."
+        yield ConfigError("recompute_config.parallel_optimizer_comm_recompute", problem, fix="write False.")
 
 
 def _predict(run: RunConfig) -> Iterator[CodeLlamaError]:

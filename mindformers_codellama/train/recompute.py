@@ -7,17 +7,25 @@ the projections that make heads and hidden channels. That is MindFormers' `mp_co
 
 from __future__ import annotations
 
+import logging
+
+from mindformers_codellama.config.sections import RecomputeConfigSection
 from mindformers_codellama.model.llama import LlamaNetwork
+
+logger = logging.getLogger(__name__)
 
 WITHOUT_COMMUNICATION = ("attention_norm", "ffn_norm", "attention.wq", "attention.wk", "attention.wv", "feed_forward.w1", "feed_forward.w3")
 """Cells of a block that work on what this rank has."""
 
 
-def recompute(network: LlamaNetwork) -> None:
+def recompute(network: LlamaNetwork, section: RecomputeConfigSection) -> None:
     """Recompute every block of this rank, or what of it does not communicate. Call once, before compiling."""
     if network.part.degree == 1:
         network.recompute_blocks()
         return
+    if section.mp_comm_recompute or section.recompute_slice_activation:
+        told = "with model_parallel above 1 only what does not communicate is computed again; mp_comm_recompute and"
+        logger.warning("recompute_config.recompute: %s recompute_slice_activation have no effect (docs/parallel.md).", told)
     cells = dict(network.cells_and_names())
     for layer in network.part.own_layers(network.config):
         for name in WITHOUT_COMMUNICATION:

@@ -1,8 +1,10 @@
 """Degrees: what they must divide, and which ways of working together are refused."""
 
+import re
+
 import pytest
 
-from mindformers_codellama.config.check import run_findings
+from mindformers_codellama.config.check import notes, run_findings
 from mindformers_codellama.config.read import read_run
 
 MODEL = (
@@ -57,3 +59,37 @@ def test_layers_per_stage_must_add_up(found, offset, fine):
 
 def test_the_product_of_the_degrees_is_the_number_of_ranks(found):
     assert "2 * 3 * 1 = 6, but there are 4 ranks" in found("parallel_config: {data_parallel: 2, model_parallel: 3}", ranks=4)
+
+
+@pytest.mark.parametrize(
+    ("lines", "message"),
+    [
+        ("parallel: {gradients_mean: True}", "parallel.gradients_mean: True would divide .* write False, or parallel_mode: 0"),
+        ("parallel: {enable_alltoall: True}", "parallel.enable_alltoall: True asks for a collective that nothing here uses"),
+        (
+            "parallel: {parallel_optimizer_config: {gradient_accumulation_shard: True}}",
+            "gradient_accumulation_shard: True, but accumulated gradients are whole on every rank",
+        ),
+        (
+            "parallel_config: {data_parallel: 4}\n"
+            "parallel: {enable_parallel_optimizer: True, parallel_optimizer_config: {optimizer_weight_shard_size: 2}}",
+            "optimizer_weight_shard_size: got 2, but moments are cut over all 4 data-parallel ranks",
+        ),
+        ("recompute_config: {parallel_optimizer_comm_recompute: True}", "parallel_optimizer_comm_recompute: True, but weights are whole"),
+    ],
+)
+def test_what_training_over_ranks_does_not_have_is_refused_with_the_reason(found, lines, message):
+    assert re.search(message, found(lines))
+    assert not re.search(message, found(lines + "\nrun_mode: predict"))
+    assert not re.search(message, found(lines + "\nuse_parallel: False"))
+
+
+def test_averaged_gradients_are_for_data_parallel_mode(found):
+    assert "gradients_mean" not in found("parallel: {gradients_mean: True, parallel_mode: 0}")
+
+
+def test_accumulation_in_a_pipeline_is_noted(tmp_path):
+    path = tmp_path / "run.yaml"
+    lines = "parallel_config: {pipeline_stage: 2, micro_batch_num: 2}\nrunner_config: {gradient_accumulation_steps: 3}"
+    path.write_text(MODEL % "" + lines)
+    assert any("gradient_accumulation_steps: counts as 1 in a pipeline" in note for note in notes(read_run(path)))
