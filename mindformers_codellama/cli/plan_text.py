@@ -80,8 +80,9 @@ def as_text(plan: Plan) -> list[str]:
     name = run.trainer.model_name
     known = f" ({name})" if name in FAMILIES else ""
     verdict = "fits" if chosen.fits else "does not fit"
+    ranks = "1 rank" if plan.ranks == 1 else f"{plan.ranks} ranks"
     lines = [
-        f"  {run.run_mode}{known} on {plan.ranks} ranks of {run.context.device_target} with {plan.device_memory / GIB:.1f} GiB each",
+        f"  {run.run_mode}{known} on {ranks} of {run.context.device_target} with {plan.device_memory / GIB:.1f} GiB each",
         f"  layout    {chosen.layout} (data x model x stage), {ORIGINS[plan.origin]}: {verdict}",
         *_changes(chosen),
         *_rows(chosen),

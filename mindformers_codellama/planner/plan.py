@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 from mindformers_codellama.config.check_layout import layout_findings
 from mindformers_codellama.config.sections import RunConfig
-from mindformers_codellama.errors import ClusterError
+from mindformers_codellama.errors import ClusterError, raise_all
 from mindformers_codellama.layout.cuts import ModelLayout, run_layout, run_model_layout
 from mindformers_codellama.layout.ranks import Layout
 from mindformers_codellama.planner.caches import cache_plan
@@ -20,6 +20,8 @@ from mindformers_codellama.planner.traffic import Traffic, data_traffic, model_t
 MOST_ALTERNATIVES = 5
 ROOMY = 0.9
 """Share of a device above which a layout is ranked behind those that leave more: nothing is exact to a tenth."""
+UNCOUNTABLE = ("parallel_config.model_parallel", "parallel_config.use_seq_parallel", "model.model_config.offset")
+"""Keys whose findings leave no ranks to count bytes of; others are told beside the numbers."""
 MOST_DOUBLINGS = 3
 """How many times as many ranks are tried (2, 4, 8) when nothing fits."""
 
@@ -156,14 +158,16 @@ def plan_layout(
         servers: where the ranks are.
         changes: what was changed on the way.
         every_stage: False takes, of stages with the same layers and edges, the one that holds most micro batches.
+
+    Raises:
+        ClusterError: degrees that do not divide what they cut.
     """
-    errors = [str(error) for error in layout_findings(run)]
+    errors = layout_findings(run)
+    raise_all(ClusterError(error.where, error.problem, fix=error.fix) for error in errors if error.where in UNCOUNTABLE)
     if layout.pipeline_stage > run.model.config.num_layers:
-        raise ClusterError("parallel_config.pipeline_stage", errors[0])
+        raise_all(ClusterError(error.where, error.problem, fix=error.fix) for error in errors)
     where = run_model_layout(run, layout)
     rows = step_rows(run, (layout.data_parallel, layout.model_parallel, layout.pipeline_stage))
-    if errors and any(layout.model_parallel and size % layout.model_parallel for size in _shared(where)):
-        raise ClusterError(f"layout {layout}", " ".join(errors), fix="plan without --layout to see layouts that fit.")
     stages = range(layout.pipeline_stage) if every_stage else _unlike_stages(where)
     memories = tuple(stage_memory(run, where, stage, rows) for stage in stages)
     works = [_work(run, where, stage, rows) for stage in stages]
@@ -171,7 +175,7 @@ def plan_layout(
     flops = [_flops(run, work, memory) for work, memory in zip(works, memories, strict=True)]
     micro = rows.micro_steps if run.run_mode in TRAINING_MODES else 1
     cost = step_cost(layout, DEVICES[run.context.device_target], servers, flops=flops, traffic=traffic, micro_steps=micro)
-    limits = (*errors, *_memory_limits(run, memories, device_memory))
+    limits = (*map(str, errors), *_memory_limits(run, memories, device_memory))
     return LayoutPlan(run=run, layout=layout, rows=rows, stages=memories, traffic=traffic, cost=cost, limits=limits, changes=changes)
 
 
@@ -232,10 +236,6 @@ def _unlike_stages(where: ModelLayout) -> list[int]:
     for stage, layers in enumerate(where.layers):
         found.setdefault((len(layers), stage == 0, stage == last), stage)
     return list(found.values())
-
-
-def _shared(where: ModelLayout) -> tuple[int, int]:
-    return where.config.num_kv_heads, where.config.intermediate_size
 
 
 def _more_ranks(run: RunConfig, ranks: int, device_memory: int) -> int | None:
