@@ -53,7 +53,7 @@ def restore(
         TrainingError: other data or batches than the stopped run had.
     """
     load_from(network, Source(point.reader, own=point.own), model_layout=model_layout, rank=rank)
-    _compare_facts(point, facts)
+    _compare_facts(point, facts, by_step=not point.own and (model_layout is not None or len(point.files) > 1))
     moments = [*update.adam_m, *update.adam_v]
     sources = {moment.name: _moment_part(point, moment.name, model_layout, rank) for moment in moments}
     raise_all(_moment_findings(point.reader.path, moments, sources))
@@ -91,7 +91,7 @@ def _moment_findings(path: Path, moments: list[ms.Parameter], sources: Mapping[s
             yield CheckpointError(f"{path}: {moment.name}", f"has shape {list(tensor.shape)}, the model needs {list(moment.shape)}.")
 
 
-def _compare_facts(point: ResumePoint, facts: RunFacts) -> None:
+def _compare_facts(point: ResumePoint, facts: RunFacts, *, by_step: bool) -> None:
     """Refuse a run whose data position would mean something else; warn when it cannot be known."""
     if point.saved.facts is None:
         logger.warning("%s does not say what data it was trained on; going on at step %d of this data.", point.path, point.saved.state.step)
@@ -99,7 +99,7 @@ def _compare_facts(point: ResumePoint, facts: RunFacts) -> None:
     words = {"rows": "micro batches per epoch", "data": "contents of the data files", "micro_steps": "gradient_accumulation_steps"}
     fix = "resume with the stopped run's configuration, or set resume_training: False to start anew."
     found = []
-    for key, (here, there) in facts.differences(point.saved.facts).items():
+    for key, (here, there) in facts.differences(point.saved.facts, by_step=by_step).items():
         told = f"{words.get(key, key)} differ." if key == "data" else f"{words.get(key, key)} is {here} here, {there} in the checkpoint."
         found.append(TrainingError(point.path, told, fix=fix))
     raise_all(found)

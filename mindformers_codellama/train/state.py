@@ -70,10 +70,21 @@ class RunFacts:
     optimizer: str
     """Type of the optimizer."""
 
-    def differences(self, other: RunFacts) -> dict[str, tuple[Any, Any]]:
-        """Field to (here, there) where two runs differ."""
-        mine, theirs = asdict(self), asdict(other)
+    def differences(self, other: RunFacts, *, by_step: bool = False) -> dict[str, tuple[Any, Any]]:
+        """Field to (here, there) where two runs differ.
+
+        Args:
+            other: the stopped run.
+            by_step: count rows per step and steps per epoch, however a step is made of micro batches. Another layout may
+                have to split it otherwise (a pipeline needs micro batches), and the place in the data is the same.
+        """
+        mine, theirs = (facts._by_step() if by_step else asdict(facts) for facts in (self, other))
         return {key: (mine[key], theirs[key]) for key in mine if mine[key] != theirs[key]}
+
+    def _by_step(self) -> dict[str, Any]:
+        values = asdict(self)
+        rows, batch_size, micro_steps = (values.pop(key) for key in ("rows", "batch_size", "micro_steps"))
+        return values | {"rows per step": batch_size * micro_steps, "steps per epoch": rows // micro_steps}
 
 
 @dataclass(frozen=True, kw_only=True)
