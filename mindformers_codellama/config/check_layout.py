@@ -95,8 +95,8 @@ def _training(run: RunConfig) -> Iterator[CodeLlamaError]:
 
 
 def _predict(run: RunConfig) -> Iterator[CodeLlamaError]:
-    """Prompts dealt over copies."""
+    """MindFormers cuts a batch of prompts over copies; here copies take turns at whole batches."""
     degrees = run.parallel_config
     rows = run.predict_batch_size or run.model.batch_size
-    if run.run_mode == "predict" and rows % degrees.data_parallel:
+    if run.engine == "mindformers" and run.run_mode == "predict" and rows % degrees.data_parallel:
         yield _refuse("data_parallel", f"got {degrees.data_parallel}, must divide the batch ({rows}).", "write data_parallel: 1.")

@@ -20,6 +20,7 @@ AllGather and ReduceScatter are used; not run on Ascend. Every Cell works in PyN
 from __future__ import annotations
 
 import mindspore as ms
+import numpy as np
 from mindspore import nn, ops
 
 from mindformers_codellama.parallel.comm import Axis
@@ -191,9 +192,14 @@ class FirstOnly(nn.Cell):
 
     def __init__(self, axis: Axis) -> None:
         super().__init__()
-        self.is_first = axis.index == 0
+        self.is_first = ms.Tensor(np.array([axis.index == 0]))
+        self.select = ops.Select()
         self.all_reduce = ops.AllReduce(group=axis.group)
 
     def construct(self, x: ms.Tensor) -> ms.Tensor:
-        """Any shape; zeros of the others are added, so infinities and NaN pass too."""
-        return self.all_reduce(x if self.is_first else ops.zeros_like(x))
+        """Any shape; zeros of the others are added, so infinities and NaN pass too.
+
+        The choice is an operator: were it made in Python, the other ranks' graphs would need nothing that leads to `x` and
+        drop it, the communication inside too.
+        """
+        return self.all_reduce(self.select(ops.broadcast_to(self.is_first, x.shape), x, ops.zeros_like(x)))

@@ -64,7 +64,7 @@ def texts(run, **options) -> str:
             r"run_mode predict has no pipeline",
         ),
         (
-            PREDICT + "{data_parallel: 2}\n",
+            PREDICT + "{data_parallel: 2}\nengine: mindformers\n",
             "batch_size: 3",
             r"got 2, must divide the batch \(3\)",
         ),
