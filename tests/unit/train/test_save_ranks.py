@@ -7,7 +7,9 @@ import errno
 import itertools
 import logging
 import os
+from types import SimpleNamespace
 
+import mindspore as ms
 import numpy as np
 import pytest
 from ranks_case import (
@@ -22,6 +24,7 @@ from ranks_case import (
     restore_and_compare,
     save_steps,
     saved_state,
+    truth,
     update_of,
 )
 
@@ -30,6 +33,7 @@ from mindformers_codellama.checkpoint.ckpt_format import read_ckpt
 from mindformers_codellama.checkpoint.shard_info import read_shard_text, shard_info, shard_text
 from mindformers_codellama.errors import CheckpointError, ToldElsewhere, TrainingError
 from mindformers_codellama.train.resume import other_branch
+from mindformers_codellama.train.strategies import save_strategy
 
 LAYOUTS = {
     "1x1x1": lay(1, 1, 1),
@@ -249,3 +253,20 @@ def test_the_tiny_model_is_cut_in_every_way():
     assert layout.cuts_vocabulary
     assert TINY.num_layers == 2
     assert np.prod(layout.box("adam_v.model.norm_out.weight", 0).shape) == 16
+
+
+def test_mindspores_own_tools_merge_what_a_run_saves(tmp_path):
+    """Its strategy files and its checkpoints, through `merge_pipeline_strategys` and `transform_checkpoints`."""
+    layout = LAYOUTS["2x1x2"]
+    save_steps(tmp_path, layout, [3, 4])
+    settings = SimpleNamespace(output_dir=str(tmp_path), parallel=SimpleNamespace(strategy_ckpt_save_file="./ckpt_strategy.ckpt"))
+    (tmp_path / "strategy").mkdir()
+    (tmp_path / "strategy" / "ckpt_strategy_rank_7.ckpt").write_bytes(b"of an earlier layout")
+    checked(on_ranks(layout.layout, lambda comm: save_strategy(settings, comm, layout)))
+    assert sorted(path.name for path in (tmp_path / "strategy").iterdir()) == [f"ckpt_strategy_rank_{rank}.ckpt" for rank in range(4)]
+    ms.merge_pipeline_strategys(str(tmp_path / "strategy"), str(tmp_path / "merged.ckpt"))
+    for folder, prefixes in (("checkpoint", ("", "adam_m.", "adam_v.")), ("checkpoint_network", ("",))):
+        ms.transform_checkpoints(str(tmp_path / folder), str(tmp_path / f"whole_{folder}"), "checkpoint_", str(tmp_path / "merged.ckpt"))
+        values = read_ckpt(tmp_path / f"whole_{folder}" / "rank_0" / "checkpoint_0.ckpt")
+        for prefix, name in itertools.product(prefixes, layout.shapes):
+            assert (values[prefix + name] == truth(layout, prefix + name, 4)).all(), prefix + name
