@@ -1,11 +1,11 @@
 """Data, model and stage axis together over eight ranks with everything on, and pipelines of four stages, against one process.
 
-The bounds are those of `test_training_two`. Vocabulary and positions are cut, moments are cut over the data axis, the norm
+The bounds are those of `test_training_two`. Vocabulary and positions are cut, blocks are recomputed, moments are cut over the data axis, the norm
 is clipped in every step, the loss scale moves, a step overflows, and every row trains on another number of tokens.
 """
 
 import pytest
-from test_training_two import BOUNDS, DYNAMIC, ZERO
+from test_training_two import AGAIN, BOUNDS, DYNAMIC, ZERO
 from training_case import Runs, config, differences, write_data
 
 MODEL = {"num_layers": 4}
@@ -23,7 +23,7 @@ def runs(tmp_path_factory):
         "one_grouped": (config(data, "", model=MODEL, runner={"batch_size": 8}), {}),
     }
     degrees = {"data_parallel": 2, "model_parallel": 2, "pipeline_stage": 2, "micro_batch_num": 3, "use_seq_parallel": True}
-    eight = config(data, "", runner={"batch_size": 2}, parallel_config=degrees, parallel=ZERO, **everything)
+    eight = config(data, "", runner={"batch_size": 2}, parallel_config=degrees, parallel=ZERO, recompute_config=AGAIN, **everything)
     stages = {"pipeline_stage": 4, "micro_batch_num": 6}
     four = {
         "four_stages": (config(data, "", model=MODEL, runner={"batch_size": 2}, parallel_config=stages), {}),

@@ -12,6 +12,7 @@ from training_case import Runs, config, differences, write_data
 BOUNDS = {"loss": 1e-5, "norm": 1e-5, "weights": 1e-5, "moments": 3e-5}
 ZERO = {"enable_parallel_optimizer": True}
 DYNAMIC = {"scale_sense": {"type": "DynamicLossScaleUpdateCell", "loss_scale_value": 1024, "scale_factor": 2, "scale_window": 3}}
+AGAIN = {"recompute": True, "mp_comm_recompute": True, "recompute_slice_activation": True}
 EVAL = {"do_eval": True, "eval_step_interval": 5, "eval_epoch_interval": -1}
 
 
@@ -36,16 +37,16 @@ def cases(data, even):
     return {
         "plain": (one(**evaluated(data)), {
             "data": two(2, data_parallel=2, **evaluated(data)),
-            "data_in_turn": two(2, data_parallel=2, parallel={"full_batch": False}),
+            "data_in_turn": two(2, data_parallel=2, parallel={"full_batch": False}, recompute_config=AGAIN),
             "zero": two(2, data_parallel=2, parallel=ZERO, gradient_aggregation_group=4),
             "zero_one_buffer": two(2, data_parallel=2, parallel=ZERO, gradient_aggregation_group=1),
-            "model": two(4, model_parallel=2, recompute_config={"recompute": True}),
+            "model": two(4, model_parallel=2, recompute_config=AGAIN),
             "model_in_turn": two(2, model_parallel=2, parallel={"full_batch": False}),
             "positions_and_vocabulary": two(4, model_parallel=2, use_seq_parallel=True, vocab_emb_dp=False, **evaluated(data)),
         }),
         "accumulated": (one(4, 2), {
             "data_accumulated": two(2, data_parallel=2, accumulate=2, parallel=ZERO),
-            "stages": two(4, pipeline_stage=2, micro=2),
+            "stages": two(4, pipeline_stage=2, micro=2, recompute_config=AGAIN),
         }),
         "many": (one(2, 5, **evaluated(data)), {"stages_many": two(2, pipeline_stage=2, micro=5, **evaluated(data))}),
         "parts": (two(8, micro_batch_interleave_num=2), {
