@@ -8,6 +8,7 @@ import logging
 import os
 import shlex
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 from mindformers_codellama.cluster.environment import DEFAULT_PORT, DEFAULT_WAIT, Job, rank_variables, scheduler_variables
@@ -91,7 +92,7 @@ def run(arguments: argparse.Namespace) -> int:
         Order(
             job=job,
             command=command.words,
-            resumed=command.resumed,
+            resumed=partial(command.resumed, job=job),
             logs=logs,
             tell=tell,
             max_restarts=arguments.max_restarts,

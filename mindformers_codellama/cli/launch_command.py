@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import re
 import shutil
 import sys
 from collections.abc import Sequence
@@ -11,6 +12,7 @@ from pathlib import Path
 
 from mindformers_codellama.cli import train
 from mindformers_codellama.cli.run import config_path, overrides_from
+from mindformers_codellama.cluster.environment import Job
 from mindformers_codellama.config.check import run_findings
 from mindformers_codellama.config.read import read_run
 from mindformers_codellama.config.sections import RunConfig
@@ -22,6 +24,8 @@ PROJECT = Path(__file__).resolve().parents[2]
 ENTRY = "run_mindformer.py"
 YAML_FLAGS = ("--config", "--yaml_file", "--yaml-file")
 """Flags by which MindFormers' scripts are given a configuration."""
+SAVED = re.compile(r"(?P<prefix>[^.].*)_rank_(?P<rank>\d+)-(?P<place>\d+_\d+)\.(?:ckpt|safetensors)")
+"""One rank's file of a save; unfinished ones have another name."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,14 +41,15 @@ class Command:
     device_target: str = ""
     """What the configuration says; empty when none was found."""
 
-    def resumed(self, since: float) -> tuple[str, ...]:
-        """The words of a restart: from the last checkpoint when training has written one since then.
+    def resumed(self, since: float, job: Job) -> tuple[str, ...]:
+        """The words of a restart: from the last checkpoint when training has written a complete one since then.
 
         Args:
             since: seconds since 1970; older checkpoints are another run's, or what this run itself started from.
+            job: whose ranks must have written it.
         """
         config = self.config
-        if config is None or config.run_mode not in train.TRAINING_MODES or not has_checkpoint(Path(train.written_to(config)), since):
+        if config is None or config.run_mode not in train.TRAINING_MODES or not has_checkpoint(Path(train.written_to(config)), since, job):
             return self.words
         if self.name != "run":
             return self.words if "--resume" in self.words else (*self.words, "--resume")
@@ -90,11 +95,21 @@ def require_ranks(config: RunConfig, ranks: int) -> None:
     raise_all([*found, *run_findings(config, ranks=ranks)])
 
 
-def has_checkpoint(folder: Path, since: float) -> bool:
-    """Whether some rank has completed a checkpoint below `folder` since then; unfinished ones have another name."""
-    files = (folder / "checkpoint").glob("rank_*/*")
-    names = (".ckpt", ".safetensors")
-    return any(path.suffix in names and not path.name.startswith(".") and path.stat().st_mtime >= since for path in files)
+def has_checkpoint(folder: Path, since: float, job: Job) -> bool:
+    """Whether one save since then is there from every rank; where only this machine's ranks can be seen, from each of those.
+
+    Whether its files are whole is for the ranks to find out, which read them.
+    """
+    saves: dict[tuple[str, ...], set[int]] = {}
+    seen = set()
+    for path in (folder / "checkpoint").glob("rank_*/*"):
+        name = SAVED.fullmatch(path.name)
+        if name and path.stat().st_mtime >= since:
+            saves.setdefault((name["prefix"], name["place"]), set()).add(int(name["rank"]))
+            seen.add(int(name["rank"]))
+    own = {place.rank for place in job.local}
+    needed = set(range(job.ranks)) if seen - own else own
+    return any(needed <= ranks for ranks in saves.values())
 
 
 def _own(given: Sequence[str]) -> Command:

@@ -8,6 +8,7 @@ import pytest
 
 from mindformers_codellama.cli.launch_command import understand
 from mindformers_codellama.cli.main import main
+from mindformers_codellama.cluster.environment import Address, Job, LocalRank
 
 PROJECT = Path(__file__).resolve().parents[3]
 TRAIN = str(PROJECT / "configs/codellama/pretrain_codellama_tiny.yaml")
@@ -154,39 +155,56 @@ def test_launch_needs_no_mindspore():
     assert subprocess.run([sys.executable, "-c", code], stdout=subprocess.DEVNULL, check=False).returncode == 0
 
 
-def saved(folder, name="checkpoint/rank_1/t_rank_1-1_4.ckpt", *, age=0.0):
-    path = folder / name
-    path.parent.mkdir(parents=True)
-    path.write_bytes(b"")
-    os.utime(path, (1e9 - age, 1e9 - age))
+def part(*ranks, of=2):
+    """This machine's part of a job."""
+    return Job(ranks=of, local=tuple(LocalRank(rank, rank) for rank in ranks), master=Address("127.0.0.1", 8118))
 
 
-def test_a_restart_resumes_once_a_checkpoint_was_written(tmp_path):
+def saved(folder, *names, age=0.0):
+    for name in names:
+        path = folder / "checkpoint" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(b"")
+        os.utime(path, (1e9 - age, 1e9 - age))
+
+
+def test_a_restart_resumes_once_every_rank_has_saved_a_step(tmp_path):
     out = f"output_dir={tmp_path}"
     run = understand(["run", "--config", TRAIN, "--options", out])
     train = understand(["train", TRAIN, "--set", out])
     again = understand(["train", TRAIN, "--set", out, "--resume"])
-    assert run.resumed(1e9) == run.words
-    saved(tmp_path)
-    assert run.resumed(1e9) == (*run.words, "--resume_training", "True", "--load_checkpoint", str(tmp_path))
-    assert train.resumed(1e9) == (*train.words, "--resume")
-    assert again.resumed(1e9) == again.words
-    resumed = understand(run.resumed(1e9)[3:]).config
+    job = part(0, 1)
+    assert run.resumed(1e9, job) == run.words
+    saved(tmp_path, "rank_1/t_rank_1-1_4.ckpt", "rank_0/t_rank_0-1_8.ckpt")
+    assert run.resumed(1e9, job) == run.words, "no step of both"
+    saved(tmp_path, "rank_0/t_rank_0-1_4.ckpt")
+    assert run.resumed(1e9, job) == (*run.words, "--resume_training", "True", "--load_checkpoint", str(tmp_path))
+    assert train.resumed(1e9, job) == (*train.words, "--resume")
+    assert again.resumed(1e9, job) == again.words
+    resumed = understand(run.resumed(1e9, job)[3:]).config
     assert (resumed.resume_training, resumed.load_checkpoint) == (True, str(tmp_path))
+
+
+def test_on_a_disk_of_its_own_a_machine_looks_at_its_own_ranks(tmp_path):
+    command = understand(["run", "--config", TRAIN, "--options", f"output_dir={tmp_path}"])
+    saved(tmp_path, "rank_2/t_rank_2-1_4.ckpt", "rank_3/t_rank_3-1_4.ckpt")
+    assert command.resumed(1e9, part(2, 3, of=4)) != command.words
+    saved(tmp_path, "rank_0/t_rank_0-1_4.ckpt")
+    assert command.resumed(1e9, part(2, 3, of=4)) == command.words, "the others can be seen, and one is missing"
 
 
 @pytest.mark.parametrize(
     ("name", "age"),
-    [("checkpoint/rank_0/t-1_1.ckpt", 1), ("checkpoint/rank_0/.t-1_1.ckpt.tmp", 0), ("checkpoint_network/rank_0/t.ckpt", 0)],
+    [("rank_0/t_rank_0-1_1.ckpt", 1), ("rank_0/.t_rank_0-1_1.ckpt.tmp", 0), ("../checkpoint_network/rank_0/t_rank_0-network.ckpt", 0)],
 )
 def test_an_older_or_unfinished_checkpoint_is_not_resumed(tmp_path, name, age):
     saved(tmp_path, name, age=age)
     command = understand(["run", "--config", TRAIN, "--options", f"output_dir={tmp_path}"])
-    assert command.resumed(1e9) == command.words
+    assert command.resumed(1e9, part(0, of=1)) == command.words
 
 
 def test_what_does_not_train_is_run_again_as_it_was(tmp_path):
-    saved(tmp_path)
+    saved(tmp_path, "rank_0/t_rank_0-1_1.ckpt")
     command = understand(["run", "--config", PREDICT, "--output_dir", str(tmp_path)])
-    assert command.resumed(1e9) == command.words
-    assert understand(["python", "x.py"]).resumed(1e9) == (sys.executable, "x.py")
+    assert command.resumed(1e9, part(0, of=1)) == command.words
+    assert understand(["python", "x.py"]).resumed(1e9, part(0, of=1)) == (sys.executable, "x.py")
