@@ -11,7 +11,7 @@ import json
 import os
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +33,9 @@ from mindformers_codellama.checkpoint.reshard_write import ShardJob
 from mindformers_codellama.checkpoint.tensors import CHUNK_BYTES
 from mindformers_codellama.errors import CheckpointError
 from mindformers_codellama.layout.strategy_files import write_strategy
+
+_SMALL_BYTES = 1 << 30
+"""Below this, one process writes."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,7 +66,7 @@ def reshard(
     job: ShardJob,
     reader: CheckpointReader,
     *,
-    workers: int = 1,
+    workers: int | None = 1,
     force: bool = False,
     dry_run: bool = False,
     progress: bool | None = None,
@@ -74,8 +77,8 @@ def reshard(
     Args:
         job: source, target and names.
         reader: the opened source.
-        workers: processes that write; each needs memory for some blocks of 8 MB (a source that has to be computed, such
-            as Meta's, needs twice its largest tensor).
+        workers: processes that write; None takes as many as there are cores, for small checkpoints one. Each needs memory
+            for some blocks of 8 MB; a source that has to be computed, such as Meta's, needs twice its largest tensor.
         force: replace what another run wrote.
         dry_run: check everything, write nothing.
         progress: show a bar on stderr; None when it is a terminal.
@@ -100,7 +103,7 @@ def reshard(
         write = _ManifestWriter(job, reader, plan, len(tensors), done)
         disable = None if progress is None else not progress  # None: tqdm shows it on a terminal only
         with tqdm(total=sum(sizes[rank] for rank in left), unit="B", unit_scale=True, desc=job.destination.name, disable=disable) as bar:
-            write_all(job, reader, left, workers, bar.update, write.add)
+            write_all(job, reader, left, workers or _default_workers(sum(sizes)), bar.update, write.add)
         if strategy and job.target.model_layout is not None:
             for rank in range(job.target.layout.ranks):
                 write_strategy(job.destination / "strategy", job.target.model_layout, rank)
@@ -247,11 +250,6 @@ def _sha256(path: Path) -> str:
     return found.hexdigest()
 
 
-def default_workers(ranks: int) -> int:
-    """Processes to write with when nobody says."""
-    return max(1, min(ranks, os.cpu_count() or 1, 8))
-
-
-def report_json(report: ReshardReport) -> str:
-    """The report for programs."""
-    return json.dumps(asdict(report), indent=2)
+def _default_workers(total: int) -> int:
+    """Processes to write with when nobody says; starting them takes longer than writing a small checkpoint."""
+    return 1 if total < _SMALL_BYTES else min(os.cpu_count() or 1, 8)

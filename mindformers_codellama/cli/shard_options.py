@@ -47,7 +47,7 @@ def add_target(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--optimizer-threshold", metavar="KB", type=int, default=64, help=text)
     parser.add_argument("--prefix", default="checkpoint_", help="file names are rank_N/PREFIXN.ckpt (checkpoint_)")
     parser.add_argument("--format", choices=("ckpt", "safetensors"), help="of the files; else that of SRC, ckpt for Hugging Face and Meta")
-    parser.add_argument("--workers", metavar="N", type=int, help="processes that write (as many as there are cores, at most 8)")
+    parser.add_argument("--workers", metavar="N", type=int, help="processes that write (one below 1 GB, else as many as cores, at most 8)")
 
 
 def shard_source(arguments: argparse.Namespace) -> ShardSource:
@@ -91,7 +91,7 @@ def shard_target(arguments: argparse.Namespace, reader: CheckpointReader) -> Tar
 
 def write_shards(arguments: argparse.Namespace, reader: CheckpointReader, source: ShardSource, target: Target) -> int:
     """Write a folder of shards and print what was done."""
-    from mindformers_codellama.checkpoint.reshard import default_workers, reshard
+    from mindformers_codellama.checkpoint.reshard import reshard
     from mindformers_codellama.checkpoint.reshard_write import ShardJob
 
     if arguments.target.suffix in (".ckpt", ".safetensors"):
@@ -100,8 +100,7 @@ def write_shards(arguments: argparse.Namespace, reader: CheckpointReader, source
         raise ConfigError("--workers", f"got {arguments.workers}, must be at least 1.")
     form = arguments.format or ("safetensors" if _is_safetensors(reader) else "ckpt")
     job = ShardJob(source=source, target=target, destination=arguments.target, prefix=arguments.prefix, form=form)
-    workers = arguments.workers or default_workers(target.layout.ranks)
-    report = reshard(job, reader, workers=workers, force=arguments.force, dry_run=arguments.dry_run, progress=arguments.progress)
+    report = reshard(job, reader, workers=arguments.workers, force=arguments.force, dry_run=arguments.dry_run, progress=arguments.progress)
     return show(report, as_json=arguments.json)
 
 
