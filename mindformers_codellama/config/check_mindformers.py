@@ -73,3 +73,6 @@ def _cpu(run: RunConfig) -> Iterator[CodeLlamaError]:
         yield refuse("parallel.parallel_mode", problem, "write 0 (data_parallel), or engine: native.")
     elif run.run_mode not in TRAINING_MODES:
         yield refuse("use_parallel", f"run_mode {run.run_mode} of MindFormers needs one process", "write False.")
+    elif run.start_weights:
+        problem = "with several ranks MindFormers waits at a Barrier while it loads, which has no CPU kernel"
+        yield refuse("load_checkpoint", problem, "leave it empty, write use_parallel: False, or engine: native.")

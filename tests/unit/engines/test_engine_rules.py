@@ -90,6 +90,8 @@ CPU = ["context.device_target=CPU", "runner_config.sink_mode=False"]
         (["runner_config.sink_mode=True", "runner_config.sink_size=2"], "runner_config.sink_size: 2 with sink_mode on a CPU"),
         (["run_mode=eval", "use_parallel=True", "parallel.parallel_mode=0", "parallel_config.data_parallel=2",
           "eval_dataset.data_loader.dataset_dir=e"], "run_mode eval of MindFormers needs one process"),
+        (["use_parallel=True", "parallel.parallel_mode=0", "parallel_config.data_parallel=2"],
+         "load_checkpoint: with several ranks MindFormers waits at a Barrier"),
     ],
 )  # fmt: skip
 def test_what_has_no_cpu_kernel_is_refused_on_a_cpu_alone(tmp_path, overrides, message):
@@ -100,7 +102,8 @@ def test_what_has_no_cpu_kernel_is_refused_on_a_cpu_alone(tmp_path, overrides, m
 
 def test_training_on_a_cpu_alone_or_as_copies_is_fine(tmp_path):
     assert findings(tmp_path, *CPU) == []
-    assert findings(tmp_path, *CPU, "use_parallel=True", "parallel.parallel_mode=0", "parallel_config.data_parallel=2") == []
+    copies = ["use_parallel=True", "parallel.parallel_mode=0", "parallel_config.data_parallel=2", "load_checkpoint="]
+    assert findings(tmp_path, *CPU, *copies) == []
 
 
 def test_a_wrong_engine_is_refused_once_with_the_possible_ones(tmp_path):
