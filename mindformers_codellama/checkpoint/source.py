@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -33,12 +34,18 @@ class Source:
 
 
 def open_source(
-    path: str | Path, needed: Mapping[str, tuple[int, ...]], *, model_layout: ModelLayout | None = None, rank: int = 0, strategy: str = ""
+    path: str | Path,
+    needed: Mapping[str, tuple[int, ...]],
+    *,
+    model_layout: ModelLayout | None = None,
+    rank: int = 0,
+    strategy: str = "",
+    alone: bool = True,
 ) -> Source:
     """Open what `rank` starts from; only headers are read.
 
     A file below `rank_<rank>` that is cut as this rank needs it is taken by itself, so that a rank does not have to see
-    the others' folders.
+    the others' folders. It may be newer or older than what other ranks find: `start.load_weights` compares.
 
     Args:
         path: anything `open_checkpoint` takes, or a directory with `rank_N` folders (directly, or in `checkpoint` or
@@ -47,6 +54,7 @@ def open_source(
         model_layout: where every tensor lies; None for a whole network.
         rank: this rank.
         strategy: strategy file or folder of shards that do not describe themselves.
+        alone: take the newest file of the own folder without looking at the others; else the newest save that is complete.
 
     Raises:
         CheckpointError: nothing there, damaged, another rank's part alone, or shards that cannot be joined.
@@ -55,7 +63,7 @@ def open_source(
     folders = rank_folders(path)
     if not folders:
         return _single(path, open_checkpoint(path), model_layout, rank)
-    own = _newest(folders.get(rank))
+    own = _newest(folders.get(rank)) if alone else None
     if own is not None:
         info = shard_of(own)
         fits = _same_parts(info, model_layout, rank) if info else not strategy and state_shapes(own, weights=True) == dict(needed)
@@ -68,6 +76,12 @@ def open_source(
         if first is not None and shard_of(first) is None:
             return Source(first)
     whole = open_sharded(path, strategy=strategy or None)
+    mine = next((path / name for name in whole.metadata["files"] if Path(name).parent.name == f"rank_{rank}"), None)
+    if mine is not None and mine.is_file():
+        part = open_checkpoint(mine)
+        info = shard_of(part)
+        if info is not None and _same_parts(info, model_layout, rank):
+            return Source(part, own=True, save=info.save)
     return Source(whole, sharded=whole.metadata["format"] == SHARDS)
 
 
@@ -108,9 +122,15 @@ def _newest(folder: Path | None) -> CheckpointReader | None:
         return None
     newest = get_last_checkpoint(folder)
     if newest is None:
-        files = sorted(file for file in folder.glob("*.safetensors") if not file.name.startswith("."))
-        return open_checkpoint(files[-1]) if files else None
+        files = [file for file in folder.glob("*.safetensors") if not file.name.startswith(".")]
+        return open_checkpoint(max(files, key=_numbers)) if files else None
     return open_checkpoint(newest)
+
+
+def _numbers(file: Path) -> tuple[list[int], int]:
+    """Epoch and step at the end of a name, then the time of change."""
+    found = re.search(r"-(\d+)_(\d+)$", file.stem)
+    return ([int(number) for number in found.groups()] if found else [], file.stat().st_mtime_ns)
 
 
 def state_shapes(reader: CheckpointReader, *, weights: bool = False) -> dict[str, tuple[int, ...]]:

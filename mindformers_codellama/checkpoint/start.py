@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 import secrets
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from itertools import chain
 from pathlib import Path
 
@@ -27,7 +27,7 @@ from mindformers_codellama.checkpoint.tensors import LazyTensor
 from mindformers_codellama.config.sections import RunConfig
 from mindformers_codellama.errors import CheckpointError
 from mindformers_codellama.layout.cuts import ModelLayout
-from mindformers_codellama.parallel.agreement import Gathers, fail_together, gather, host_name, together
+from mindformers_codellama.parallel.agreement import Gathers, gather, host_name, together
 
 logger = logging.getLogger(__name__)
 
@@ -47,19 +47,54 @@ def load_start(network: nn.Cell, run: RunConfig, *, comm: Gathers | None = None,
         model_layout: where every tensor lies; needed with several ranks.
 
     Raises:
-        CheckpointError: as `load_into`; shards of another layout without `auto_trans_ckpt`; a rank that does not see the
-            checkpoint; ranks that see different saves; a disk that is full.
+        CheckpointError: as `load_weights`; shards of another layout without `auto_trans_ckpt`.
+    """
+    output_dir = Path(run.output_dir).expanduser() if run.auto_trans_ckpt else None
+    strategy, auto = run.src_strategy_path_or_dir, run.auto_trans_ckpt
+    return load_weights(
+        network, run.start_weights, comm=comm, model_layout=model_layout, strategy=strategy, auto_trans=auto, output_dir=output_dir
+    )
+
+
+def load_weights(  # noqa: PLR0913 - one value per fact, all named
+    network: nn.Cell,
+    path: str | Path,
+    *,
+    comm: Gathers | None = None,
+    model_layout: ModelLayout | None = None,
+    strategy: str = "",
+    auto_trans: bool = True,
+    output_dir: Path | None = None,
+) -> LoadReport:
+    """Fill a network on every rank from one save, or refuse on all.
+
+    Args:
+        network: whole, or one rank's part.
+        path: anything `open_source` takes.
+        comm: this process among the ranks, which must all call this; None for one process.
+        model_layout: where every tensor lies; needed with several ranks.
+        strategy: strategy file or folder of shards that do not describe themselves.
+        auto_trans: take shards of another layout.
+        output_dir: where parts are left behind, below `transformed_checkpoint`; None leaves nothing.
+
+    Raises:
+        CheckpointError: as `load_into`; a rank that does not see the checkpoint; no save that all ranks have; a full disk.
     """
     if comm is None or model_layout is None or model_layout.layout.ranks == 1:
         comm, model_layout = None, None
-    rank, path = 0 if comm is None else comm.rank, Path(run.start_weights).expanduser()
+    rank, path = 0 if comm is None else comm.rank, Path(path).expanduser()
     needed = weight_shapes(network)
-    source = together(comm, lambda: _open(path, needed, model_layout, rank, run), doing=OPENING)
-    _refuse_mixed(comm, path, source)
+
+    def open_it(alone: bool) -> Source:
+        source = _open_seen(path, needed, (model_layout, rank), strategy, alone=alone)
+        if source.sharded and not auto_trans:
+            raise _other_layout(path, model_layout)
+        return source
+
+    source = _of_one_save(comm, path, open_it)
     together(comm, lambda: check_tensors(source, needed, model_layout=model_layout), doing=OPENING)
-    if comm is not None and model_layout is not None and run.auto_trans_ckpt and not all(gather(comm, source.own, doing=OPENING)):
-        folder = transformed_folder(path, Path(run.output_dir).expanduser(), model_layout)
-        source = _cut(comm, source, list(needed), model_layout, folder)
+    if comm is not None and model_layout is not None and output_dir is not None and not all(gather(comm, source.own, doing=OPENING)):
+        source = _cut(comm, source, list(needed), model_layout, transformed_folder(path, output_dir, model_layout))
     return together(comm, lambda: load_from(network, source, model_layout=model_layout, rank=rank), doing=READING)
 
 
@@ -72,27 +107,45 @@ def transformed_folder(path: Path, output_dir: Path, model_layout: ModelLayout) 
     return folder
 
 
-def _open(path: Path, needed: dict[str, tuple[int, ...]], model_layout: ModelLayout | None, rank: int, run: RunConfig) -> Source:
+def _open_seen(
+    path: Path, needed: dict[str, tuple[int, ...]], place: tuple[ModelLayout | None, int], strategy: str, *, alone: bool
+) -> Source:
+    model_layout, rank = place
     if model_layout is not None and not path.exists():
         fix = "give every machine the checkpoint at this path: a disk they share, or a copy (of its own rank_N folders, if it is cut)."
         raise CheckpointError(path, f"does not exist for rank {rank} on {host_name()}.", fix=fix)
-    source = open_source(path, needed, model_layout=model_layout, rank=rank, strategy=run.src_strategy_path_or_dir)
-    if source.sharded and not run.auto_trans_ckpt:
-        layout = f"layout {model_layout.layout}" if model_layout else "one process"
-        fix = (
-            "set auto_trans_ckpt: True to cut it anew at start, or do it once with `codellama reshard` or `codellama merge`."
-        )
-        raise CheckpointError(path, f"is cut over ranks, and not as this run needs it ({layout}).", fix=fix)
-    return source
+    return open_source(path, needed, model_layout=model_layout, rank=rank, strategy=strategy, alone=alone)
 
 
-def _refuse_mixed(comm: Gathers | None, path: Path, source: Source) -> None:
-    """Shards that ranks find for themselves must be of one save."""
-    saves = {save: rank for rank, save in reversed(list(enumerate(gather(comm, source.save, doing=OPENING)))) if save}
-    if len(saves) > 1:
-        told = " and ".join(f"rank {rank} {save}" for save, rank in saves.items())
-        fix = "copy the files of one step to all machines, and take others out of the rank_N folders."
-        fail_together(comm, CheckpointError(path, f"ranks find shards of different saves: {told}.", fix=fix), doing=OPENING)
+def _other_layout(path: Path, model_layout: ModelLayout | None) -> CheckpointError:
+    layout = f"layout {model_layout.layout}" if model_layout else "one process"
+    fix = "set auto_trans_ckpt: True to cut it anew at start, or do it once with `codellama reshard` or `codellama merge`."
+    return CheckpointError(path, f"is cut over ranks, and not as this run needs it ({layout}).", fix=fix)
+
+
+def _of_one_save(comm: Gathers | None, path: Path, open_it: Callable[[bool], Source]) -> Source:
+    """What this rank starts from; when ranks find files of different saves, the newest that is complete.
+
+    Args:
+        comm: the ranks.
+        path: for messages.
+        open_it: opens the source, with whether this rank may take the newest file of its own folder.
+    """
+    source = together(comm, lambda: open_it(True), doing=OPENING)
+    marks = gather(comm, (source.own, source.save), doing=OPENING)
+    if len(set(marks)) == 1:
+        return source
+
+    def again() -> Source:
+        try:
+            return open_it(False)
+        except CheckpointError as error:
+            told = ", ".join(f"rank {rank} {save or 'a whole one or one without a name'}" for rank, (_, save) in enumerate(marks))
+            fix = "copy the files of one step to all machines, and take others out of the rank_N folders."
+            problem = f"ranks find shards of different saves ({told}), and there is none that is complete: {error.problem}"
+            raise CheckpointError(path, problem, fix=fix) from error
+
+    return together(comm, again, doing=OPENING)
 
 
 def _cut(comm: Gathers, source: Source, names: list[str], model_layout: ModelLayout, folder: Path) -> Source:

@@ -147,12 +147,27 @@ def test_a_rank_that_does_not_see_the_source_says_which_path_and_host_and_all_en
     assert not (tmp_path / "out").exists()
 
 
-def test_ranks_that_find_shards_of_different_saves_are_refused(tmp_path):
+def test_ranks_that_find_shards_of_different_saves_take_the_newest_complete_one(tmp_path):
+    layout = LAYOUTS["1x4x1"]
+    save_steps(tmp_path, layout, [STEP, STEP + 1])
+    (tmp_path / "checkpoint" / "rank_2" / f"t_rank_2-1_{STEP + 1}.ckpt").unlink()
+    check_parts(start(layout, run_of(tmp_path, tmp_path / "out")), layout)
+
+
+def test_shards_older_than_what_one_process_saved_there_later_are_not_taken(tmp_path):
+    layout = LAYOUTS["2x2x1"]
+    save_steps(tmp_path, layout, [STEP - 1])
+    save_steps(tmp_path, WHOLE, [STEP])
+    check_parts(start(layout, run_of(tmp_path, tmp_path / "out")), layout)
+
+
+def test_ranks_that_find_shards_of_different_saves_on_disks_of_their_own_are_refused(tmp_path):
     layout = LAYOUTS["1x4x1"]
     save_steps(lambda rank: tmp_path / f"machine_{rank}", layout, [STEP, STEP + 1])
     (tmp_path / "machine_2" / "checkpoint" / "rank_2" / f"t_rank_2-1_{STEP + 1}.ckpt").unlink()
     results = start(layout, lambda rank: run_of(tmp_path / f"machine_{rank}", tmp_path / "out"))
-    assert "shards of different saves" in str(results[0])
+    assert "ranks find shards of different saves (rank 0 " in str(results[0])
+    assert "and there is none that is complete" in str(results[0])
 
 
 def test_what_other_stages_hold_is_not_unexpected_but_a_strange_tensor_is(tmp_path):
