@@ -26,7 +26,7 @@ SIZES = {"vocab_size": 16000, "hidden_size": 512, "num_layers": 12, "num_heads":
 WORKER = """
 import json, re, resource, sys
 from mindformers_codellama.cli.main import main
-import mindformers_codellama.cli.reshard, mindformers_codellama.checkpoint.reshard, mindformers_codellama.checkpoint.sharded, tqdm, ml_dtypes
+import mindformers_codellama.cli.reshard, mindformers_codellama.checkpoint.reshard, tqdm, ml_dtypes
 def peak(): return int(re.search(r"VmHWM:\\s+(\\d+)", open("/proc/self/status").read())[1]) * 1024
 if __name__ == "__main__":
     before = peak()
@@ -78,6 +78,10 @@ def wait_until(condition, seconds=60):
         time.sleep(0.01)
 
 
+def written(manifest):
+    return len(json.loads(manifest.read_text())["files"]) if manifest.exists() else 0
+
+
 def same(source, target):
     wanted, found = open_checkpoint(source), open_checkpoint(target)
     return all(found.read(name).tobytes() == wanted.read(name).tobytes() for name in wanted.names())
@@ -101,6 +105,7 @@ def test_memory_is_that_of_blocks_whatever_the_model_and_the_layouts(tmp_path, l
     assert same(folder, tmp_path / "c.ckpt")
 
 
+@pytest.mark.cluster
 def test_killed_and_run_again_it_goes_on(tmp_path, large):
     folder, _ = large
     target = tmp_path / "parts"
@@ -109,9 +114,7 @@ def test_killed_and_run_again_it_goes_on(tmp_path, large):
     finished = 0
     for files in (1, 5, 11):  # killed when so many are done
         process = subprocess.Popen(words, stdout=subprocess.DEVNULL)
-        wait_until(
-            lambda n=files: (manifest.exists() and len(json.loads(manifest.read_text())["files"]) >= n) or process.poll() is not None
-        )
+        wait_until(lambda n=files, running=process: written(manifest) >= n or running.poll() is not None)
         workers = children(process.pid)
         process.send_signal(signal.SIGKILL)
         process.wait()

@@ -52,7 +52,7 @@ def files_of(folder: Path, ranks: int) -> list[bytes]:
     return made
 
 
-@settings(deadline=None, max_examples=12, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(deadline=None, max_examples=8, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(LAYOUTS, LAYOUTS, st.sampled_from(["ckpt", "safetensors"]))
 def test_there_and_back_and_by_way_of_the_whole(
     tmp_path_factory: pytest.TempPathFactory, whole: Path, first: ModelLayout, second: ModelLayout, form: str
@@ -69,7 +69,7 @@ def test_there_and_back_and_by_way_of_the_whole(
     assert joined.read_bytes() == back.read_bytes() == whole.read_bytes()[:end]
 
 
-@settings(deadline=None, max_examples=12, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(deadline=None, max_examples=8, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(LAYOUTS, st.booleans())
 def test_every_rank_gets_what_numpy_cuts_by_table_and_by_strategy(
     tmp_path_factory: pytest.TempPathFactory, whole: Path, layout: ModelLayout, by_strategy: bool
