@@ -120,7 +120,7 @@ class Ranks:
         log = self.logs.open(rank, again=self.again)
         live = None
         if rank == 0:
-            live = LiveOutput(log)
+            live = LiveOutput(log, shows_all="GLOG_v" in self.inherited)
             self._live.append(live)
         out, err = (live.stdout, live.stderr) if live else (log, log)
         env = {**environment(self.job, variables, self.inherited), MARK: self.mark}

@@ -15,12 +15,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from threading import Thread
 
+from mindformers_codellama.cluster.launch_remarks import RemarkFilter, is_remark
 from mindformers_codellama.errors import EnvironmentFault
 
 DEFAULT_PATTERN = "rank_{rank}/mindformer.log"
 """MindFormers' name of a rank's log."""
-_NOISE = re.compile(r"\[(?:INFO|WARNING)\] [A-Z_]+\(\d+,")
-"""MindSpore's own remarks, many of which follow every failure."""
 UNFINISHED = 0.3
 """Seconds after which a line without an end is logged as well."""
 _TAIL_BYTES = 256 * 1024
@@ -67,14 +66,16 @@ class LiveOutput:
     """Copies what one process prints to its log and to this program's own stdout and stderr.
 
     Where ours is a terminal the process gets one too (a pseudo-terminal in raw mode), so that its progress bars are
-    drawn and arrive unchanged. A reader of ours that goes away ends the showing, not the logging.
+    drawn and arrive unchanged. A reader of ours that goes away ends the showing, not the logging. MindSpore's remarks
+    are only logged.
 
     Args:
         log: file descriptor, closed by `close`.
+        shows_all: show the remarks too.
     """
 
-    def __init__(self, log: int) -> None:
-        self._log = log
+    def __init__(self, log: int, *, shows_all: bool = False) -> None:
+        self._log, self._shows_all = log, shows_all
         self._threads: list[Thread] = []
         ends: dict[bool, tuple[int, int]] = {}
         targets: list[tuple[int, int]] = []
@@ -107,26 +108,25 @@ class LiveOutput:
 
     def _copy(self, source: int, target: int) -> None:
         """Bytes are shown as they come; the log gets whole lines, so that stdout and stderr do not cut each other's."""
-        shows, unfinished = True, b""
+        shows, unfinished, remarks = True, b"", RemarkFilter()
         while True:
-            if unfinished and not select.select([source], [], [], UNFINISHED)[0]:
+            if (unfinished or remarks.holds) and not select.select([source], [], [], UNFINISHED)[0]:
                 unfinished = self._record(unfinished)
+                shows = shows and _show(target, remarks.end())
             try:
                 data = os.read(source, 65536)
             except OSError:  # a pseudo-terminal says so when the last process has closed it
                 data = b""
             if not data:
                 self._record(unfinished)
+                if shows:
+                    _show(target, remarks.end())
                 os.close(source)
                 return
             end = max(data.rfind(b"\n"), data.rfind(b"\r")) + 1
             self._record(unfinished + data[:end] if end else b"")
             unfinished = data[end:] if end else unfinished + data
-            try:
-                if shows:
-                    _write(target, data)
-            except OSError:
-                shows = False
+            shows = shows and _show(target, data if self._shows_all else remarks.feed(data))
 
     def _record(self, data: bytes) -> bytes:
         """Write to the log; nothing is left. A full disk must not stop the process."""
@@ -144,7 +144,7 @@ def last_lines(path: Path, count: int = 20) -> list[str]:
     except OSError:
         return []
     lines = [line.rstrip("\r").rpartition("\r")[2].rstrip() for line in text.split("\n")]
-    return [line for line in lines if line and not _NOISE.match(line)][-count:]
+    return [line for line in lines if line and not is_remark(line)][-count:]
 
 
 def _terminal(like: int) -> tuple[int, int]:
@@ -154,6 +154,15 @@ def _terminal(like: int) -> tuple[int, int]:
     with contextlib.suppress(OSError):
         fcntl.ioctl(theirs, termios.TIOCSWINSZ, fcntl.ioctl(like, termios.TIOCGWINSZ, struct.pack("HHHH", 0, 0, 0, 0)))
     return ours, theirs
+
+
+def _show(target: int, data: bytes) -> bool:
+    """Whether somebody still reads."""
+    try:
+        _write(target, data)
+    except OSError:
+        return False
+    return True
 
 
 def _write(target: int, data: bytes) -> None:
