@@ -13,7 +13,7 @@ say themselves where they belong; for those of MindFormers give --strategy.
 
 examples:
   codellama reshard output output/on_8 --layout 2x4x1
-  codellama reshard output output/on_8 --config configs/codellama/finetune_codellama_34b_16p.yaml --verify
+  codellama reshard output output/on_8 --config configs/codellama/finetune_codellama_34b_910b.yaml --verify
   codellama reshard mf_output/checkpoint parts --strategy mf_output/strategy --target-strategy other_run/strategy
 """
 
