@@ -135,7 +135,7 @@ def main() -> None:
             row = {"mode": mode, "case": name, "sizes": sizes, "measured": peak - base, "planned": plan["peak"] - plan["runtime"]}
             row |= {"whole": peak, "planned_whole": plan["peak"], "baseline": base}
             rows.append(row)
-            print(f"{mode} {name}", file=sys.stderr, flush=True)
+            print(f"{mode} {name}: {row['measured'] / 1e6:.0f} MB, planned {row['planned'] / 1e6:.0f}", file=sys.stderr, flush=True)
     if args.json:
         print(json.dumps(rows, indent=2))
         return
