@@ -76,7 +76,8 @@ def run(arguments: argparse.Namespace) -> int:
         return elsewhere
     output = None if arguments.output is None else Path(arguments.output)
     check_output(output, force=arguments.force)
-    opened = open_from(arguments)
+    reads_stdin = "-" in (*arguments.prompts, *arguments.others)
+    opened = open_from(arguments, alone="a prompt from standard input" if reads_stdin else "")
     options = generation_options(arguments, sampling=opened.generation.do_sample)
     request = Request(
         prompts=prompts,

@@ -109,8 +109,9 @@ def open_model(
     """
     found = find_source(source, overrides)
     if alone and found.layout.ranks > 1:
-        problem = f"asks for {found.layout.ranks} ranks (layout {found.layout}), but {alone} runs as one process."
-        raise ConfigError("use_parallel", problem, fix="--set use_parallel=False, or ask with `codellama predict` on several ranks.")
+        problem = f"asks for {found.layout.ranks} ranks (layout {found.layout}), but {alone} needs one process."
+        fix = "--set use_parallel=False, or give `codellama predict` the prompts as arguments or in a file."
+        raise ConfigError("use_parallel", problem, fix=fix)
     config, context = found.config, found.context
     if seq_length is not None:
         config = dataclasses.replace(config, seq_length=seq_length)

@@ -1,5 +1,6 @@
 """`codellama run` and run_mindformer.py: flags onto keys, and where each run_mode goes."""
 
+import io
 import subprocess
 import sys
 from pathlib import Path
@@ -82,7 +83,14 @@ def test_prediction_for_several_ranks_is_refused_before_anything_is_built(capsys
 def test_a_conversation_on_several_ranks_is_refused(capsys):
     path = str(PROJECT / "configs/codellama/predict_codellama_34b_910b.yaml")
     assert main(["chat", path]) == 2
-    assert "use_parallel: asks for 8 ranks (layout 1x8x1), but chat runs as one process." in capsys.readouterr().err
+    assert "use_parallel: asks for 8 ranks (layout 1x8x1), but chat needs one process." in capsys.readouterr().err
+
+
+def test_standard_input_is_of_one_process(capsys, monkeypatch):
+    monkeypatch.setattr(sys, "stdin", io.StringIO("def f():"))
+    path = str(PROJECT / "configs/codellama/predict_codellama_34b_910b.yaml")
+    assert main(["predict", path, "-"]) == 2
+    assert "a prompt from standard input needs one process. Fix: --set use_parallel=False, or give" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
