@@ -68,7 +68,7 @@ def finetune(case, name, *overrides):
 
 
 def final_weights(output):
-    files = list((output / "checkpoint" / "rank_0").glob("t_rank_0-*.ckpt"))
+    files = list((output / "checkpoint" / "rank_0").glob("t_rank_0*-*.ckpt"))
     newest = max(files, key=lambda file: tuple(map(int, file.stem.rsplit("-", 1)[1].split("_"))))
     return {name: np.asarray(value) for name, value in read_ckpt(newest).items() if name.startswith(("model.", "lm_head"))}
 
@@ -100,6 +100,16 @@ def test_its_trainer_ends_with_the_weights_of_the_native_engine(case, variant):
     if variant == "adamw":
         broken = finetune(case, "broken", "engine=native", "lr_schedule.learning_rate=0.03")
         assert distance(broken, theirs) > 100 * BOUND
+
+
+def test_a_resumed_run_ends_with_the_weights_of_an_undisturbed_one(case):
+    whole = final_weights(case / "theirs_adamw") if (case / "theirs_adamw").is_dir() else finetune(case, "theirs_adamw")
+    stopped = [f"output_dir={case / 'stopped'}", "lr_schedule.total_steps=12"]
+    half = finetune(case, "stopped", *stopped, "runner_config.epochs=1")
+    words = [word for override in stopped for word in ("--set", override)]
+    codellama(case, "train", "run.yaml", "--resume", *words)
+    assert distance(half, whole) > 100 * BOUND
+    assert distance(final_weights(case / "stopped"), whole) < BOUND
 
 
 def test_both_evaluate_what_its_trainer_saved_and_agree(case):
