@@ -204,11 +204,11 @@ def _finished(job: ShardJob, plan: str, *, force: bool) -> dict[int, FileRecord]
 
 def _prepare(job: ShardJob, reader: CheckpointReader, left: Sequence[int]) -> None:
     """Make the folder and remove what an earlier run of ours left there: its half written files, with another plan all its files."""
-    if job.is_file:
-        manifest_path(job.destination).unlink(missing_ok=True)
-        return
     keep = {job.path(rank) for rank in range(job.target.layout.ranks) if rank not in left}
     try:
+        if job.is_file:
+            manifest_path(job.destination).unlink(missing_ok=True)
+            return
         job.destination.mkdir(parents=True, exist_ok=True)
         records = _recorded(job.destination)[1]
         old = [job.destination / name for name in records if Path(name).parent.name.startswith("rank_")]

@@ -7,6 +7,7 @@ import logging
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import NamedTuple
 
@@ -41,7 +42,7 @@ class Shard:
     crc: bool
     """Whether it ends with a checksum."""
 
-    @property
+    @cached_property
     def step(self) -> int:
         """Steps done, as the file says; -1 when it does not."""
         try:
@@ -157,9 +158,8 @@ def _open_all(candidate: _Candidate, expected: int, end: int) -> tuple[list[Shar
         except CodeLlamaError as error:
             problem = problem or str(error)
             continue
-        other = next((one for one in shards if not same_save(one, shard)), None)
-        if other is not None:
-            problem = problem or f"{path} is of another save than {other.path}"
+        if shards and not same_save(shards[0], shard):
+            problem = problem or f"{path} is of another save than {shards[0].path}"
             continue
         shards.append(shard)
     return shards, problem

@@ -14,9 +14,8 @@ PAGE = (Path(__file__).parents[3] / "docs" / "checkpoints.md").read_text()
 
 
 def test_the_table_of_names_is_the_weight_map():
-    rows = re.findall(
-        r"^\| `([^`]+)` \| `([^`]+)` \| `([^`]+)`( \(rows reordered\))? \|$", PAGE.split("## Names")[1].split("##")[0], re.MULTILINE
-    )
+    section = PAGE.split("## Names")[1].split("##")[0]
+    rows = re.findall(r"^\| `([^`]+)` \| `([^`]+)` \| `([^`]+)`( \(rows reordered\))? \|$", section, re.MULTILINE)
     meta = {rule.ours: rule for rule in META}
     assert rows == [(r.theirs, r.ours, meta[r.ours].theirs, " (rows reordered)" if meta[r.ours].rotary_heads else "") for r in HF]
 

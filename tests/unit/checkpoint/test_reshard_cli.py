@@ -240,6 +240,8 @@ def test_a_changed_file_is_written_again(tmp_path: Path, whole: Path) -> None:
         (["shard", "{out}/none", "{out}", "--layout", "1x2x1"], "does not exist", 3),
         (["merge", "{whole}", "{out}"], "is no file name of a checkpoint", 2),
         (["merge", "{whole}", "{whole}", "--force"], "is the source", 3),
+        (["merge", "{whole}", "{config}/x.ckpt"], "cannot be written", 3),
+        (["shard", "{whole}", "{config}/x", "--layout", "1x2x1"], "cannot be written", 3),
         (["reshard", "{whole}", "{out}", "--whole", "--layout", "1x1x1"], "exclude each other", 2),
         (["reshard", "{whole}", "{out}", "--target-strategy", "{whole}"], "is not a MindSpore strategy file", 3),
         (["reshard", "{whole}", "{out}", "--target-strategy", "{out}/none"], "does not exist", 3),
