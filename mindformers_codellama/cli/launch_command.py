@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from mindformers_codellama.cli import train
-from mindformers_codellama.cli.run import config_path, overrides_from
+from mindformers_codellama.cli.run import config_path, overrides_from, require_mode
 from mindformers_codellama.cluster.environment import Job
 from mindformers_codellama.config.check import run_findings
 from mindformers_codellama.config.read import read_run
@@ -124,7 +124,9 @@ def _own(given: Sequence[str]) -> Command:
 
 def _configuration(name: str, arguments: argparse.Namespace) -> RunConfig | None:
     if name == "run":
-        return read_run(config_path(arguments.config), overrides=overrides_from(arguments))
+        config = read_run(config_path(arguments.config), overrides=overrides_from(arguments))
+        require_mode(config)
+        return config
     if name in train.TRAINING_MODES:
         return train.configured(arguments, default_mode=name)
     path = arguments.config if name == "evaluate" else arguments.model

@@ -107,8 +107,17 @@ def dispatch(run_config: Any) -> int:
     Raises:
         ConfigError: `export`, which this version does not have.
     """
+    require_mode(run_config)
+    logger.info("run_mode %s", run_config.run_mode)
+    return int(import_module(MODE_COMMANDS[run_config.run_mode]).run_config(run_config) or 0)
+
+
+def require_mode(run_config: Any) -> None:
+    """Refuse a `run_mode` that no command does.
+
+    Raises:
+        ConfigError: `export`, which this version does not have.
+    """
     mode = run_config.run_mode
     if mode not in MODE_COMMANDS:
         raise ConfigError("run_mode", f"{mode} is not available in this version.", fix=f"one of {', '.join(MODE_COMMANDS)}.")
-    logger.info("run_mode %s", mode)
-    return int(import_module(MODE_COMMANDS[mode]).run_config(run_config) or 0)

@@ -114,6 +114,12 @@ def test_five_arguments_are_rank_size_for_training_and_data_for_prediction(two_s
     assert words[words.index("--predict_data") + 1] == str(tmp_path / "32"), "a file of the current folder"
 
 
+def test_export_is_refused_by_the_run(four):
+    done = call("run_distribute.sh", four, CONFIG, "[0,4]", "export", *more(4))
+    assert done.returncode == 2
+    assert done.stderr.count("run_mode: export is not available in this version.") == 1
+
+
 def test_logs_move(four, tmp_path):
     ranks = started(call("run_distribute.sh", four, ROOT / CONFIG, "[0,4]", "predict", *more(4), cwd=tmp_path, LOG_MF_PATH="here/log"))
     assert ranks[3][2] == str(tmp_path / "here/log/rank_3/mindformer.log")
