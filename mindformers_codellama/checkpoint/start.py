@@ -92,10 +92,10 @@ def load_weights(  # noqa: PLR0913 - one value per fact, all named
         return source
 
     source = _of_one_save(comm, path, open_it)
-    together(comm, lambda: check_tensors(source, needed, model_layout=model_layout), doing=OPENING)
+    together(comm, lambda: check_tensors(source, needed, model_layout=model_layout), doing=OPENING, slow=True)
     if comm is not None and model_layout is not None and output_dir is not None and not all(gather(comm, source.own, doing=OPENING)):
         source = _cut(comm, source, list(needed), model_layout, transformed_folder(path, output_dir, model_layout))
-    return together(comm, lambda: load_from(network, source, model_layout=model_layout, rank=rank), doing=READING)
+    return together(comm, lambda: load_from(network, source, model_layout=model_layout, rank=rank), doing=READING, slow=True)
 
 
 def transformed_folder(path: Path, output_dir: Path, model_layout: ModelLayout) -> Path:
@@ -131,7 +131,7 @@ def _of_one_save(comm: Gathers | None, path: Path, open_it: Callable[[bool], Sou
         path: for messages.
         open_it: opens the source, with whether this rank may take the newest file of its own folder.
     """
-    source = together(comm, lambda: open_it(True), doing=OPENING)
+    source = together(comm, lambda: open_it(True), doing=OPENING, slow=True)
     marks = gather(comm, (source.own, source.save), doing=OPENING)
     if len(set(marks)) == 1:
         return source
@@ -145,7 +145,7 @@ def _of_one_save(comm: Gathers | None, path: Path, open_it: Callable[[bool], Sou
             problem = f"ranks find shards of different saves ({told}), and there is none that is complete: {error.problem}"
             raise CheckpointError(path, problem, fix=fix) from error
 
-    return together(comm, again, doing=OPENING)
+    return together(comm, again, doing=OPENING, slow=True)
 
 
 def _cut(comm: Gathers, source: Source, names: list[str], model_layout: ModelLayout, folder: Path) -> Source:
@@ -160,7 +160,7 @@ def _cut(comm: Gathers, source: Source, names: list[str], model_layout: ModelLay
         write_ckpt(file, chain(_parts(source, names, model_layout, rank), ((SHARD_KEY, description),)), force=True, crc=True)
         return Source(open_checkpoint(file), own=True, save=save)
 
-    cut = together(comm, write, doing=CUTTING)
+    cut = together(comm, write, doing=CUTTING, slow=True)
     if rank == 0:
         seconds = time.perf_counter() - started
         logger.info("cut %s for layout %s into %s in %.1f s", source.reader.path, model_layout.layout, folder, seconds)

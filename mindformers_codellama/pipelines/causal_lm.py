@@ -78,7 +78,7 @@ class LlamaForCausalLM(LlamaNetwork):
             init_parameters(self, seed, model_layout=ranks.model_layout, rank=ranks.comm.rank)
             return
         place: dict[str, Any] = {"model_layout": ranks.model_layout, "rank": ranks.comm.rank, "strategy": ranks.strategy}
-        together(ranks.agreement, lambda: load_into(self, _existing(checkpoint), **place), doing="loading weights")
+        together(ranks.agreement, lambda: load_into(self, _existing(checkpoint), **place), doing="loading weights", slow=True)
 
     @classmethod
     def from_pretrained(cls, name_or_path: str | Path, *, generation: GenerationConfig | None = None) -> LlamaForCausalLM:

@@ -75,11 +75,11 @@ def find_resume_point(
     if ranks == 1 and len(folders_near(path)) < 2:
         return _find_single(path, prefix)
     if not any(gather(many, bool(folders_near(path)), doing=LOOKING)):
-        return together(many, lambda: _find_single(path, prefix), doing=LOOKING)
+        return together(many, lambda: _find_single(path, prefix), doing=LOOKING, slow=True)
     common = newest_common_step(path, prefix=prefix, comm=many, ranks=ranks, read_key=_read_key, check=_check_whole)
     rank = 0 if comm is None else comm.rank
     layout = model_layout if ranks > 1 else None
-    return together(many, lambda: _open_common(common, layout, rank, auto_trans=auto_trans, strategy=strategy), doing=LOOKING)
+    return together(many, lambda: _open_common(common, layout, rank, auto_trans=auto_trans, strategy=strategy), doing=LOOKING, slow=True)
 
 
 def _find_single(path: Path, prefix: str) -> ResumePoint:

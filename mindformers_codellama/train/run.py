@@ -89,7 +89,7 @@ def train(run: RunConfig, *, force: bool = False, bar: bool = False) -> TrainRes
     point = resume_point(run, comm, model_layout)
     folder = open_folder(run, point, force=force, comm=comm, model_layout=model_layout)
     save_strategy(run, comm, model_layout)
-    source = together(several(comm), lambda: open_train_batches(run, comm.data.index), doing="opening the data")
+    source = together(several(comm), lambda: open_train_batches(run, comm.data.index), doing="opening the data", slow=True)
     length = plan_length(run, source)
     schedule = plan_schedule(run, length)
     network = build_network(run, comm, model_layout)

@@ -153,7 +153,7 @@ class CheckpointFolder:
                 fix = f"{error.fix} The last complete checkpoint is {last}; resume from it.".strip()
                 raise TrainingError(error.where, error.problem, fix=fix) from error
 
-        together(self.comm, told, doing="saving a checkpoint")
+        together(self.comm, told, doing="saving a checkpoint", slow=True)
 
     def _save_name(self, step: int) -> str:
         """A name that the files of this save share; empty for one process."""

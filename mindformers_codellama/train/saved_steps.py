@@ -10,13 +10,14 @@ import logging
 import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
 from mindformers_codellama.checkpoint.shard_files import rank_folders
 from mindformers_codellama.errors import CheckpointError
 from mindformers_codellama.layout.ranks import Layout
-from mindformers_codellama.parallel.agreement import Gathers, fail_together, gather, host_name
+from mindformers_codellama.parallel.agreement import Gathers, fail_together, gather, host_name, together
 
 logger = logging.getLogger(__name__)
 
@@ -98,8 +99,12 @@ def newest_common_step(
     count = 1 + max((rank for _, visible in seen for rank in visible), default=-1)
     found: list[Found] = []
     damaged: list[tuple[int, Path]] = []
-    for rank in mine:
-        _look(folders[rank], (rank, count), prefix, read_key, found, damaged)
+
+    def look() -> None:
+        for rank in mine:
+            _look(folders[rank], (rank, count), prefix, read_key, found, damaged)
+
+    together(comm, look, doing=LOOKING, slow=True)
     everything: list[Found] = [item for part in gather(comm, found, doing=LOOKING) for item in part]
     if any(item.own_prefix for item in everything):
         everything = [item for item in everything if item.own_prefix]
@@ -109,7 +114,8 @@ def newest_common_step(
     wanted = [key for key in saves if not only or any(file.name == only for file in saves[key].values())]
     complete = sorted((key for key in wanted if set(saves[key]) == set(range(key.layout.ranks))), reverse=True)
     for key in complete:
-        bad = [rank for rank in mine if rank in saves[key] and not _is_whole(saves[key][rank], check)]
+        files = {rank: saves[key][rank] for rank in mine if rank in saves[key]}
+        bad = together(comm, partial(_damaged, files, check), doing="checking a checkpoint", slow=True)
         if any(gather(comm, bad, doing=LOOKING)):
             damaged += [(rank, saves[key][rank]) for rank in bad]
             continue
@@ -117,8 +123,8 @@ def newest_common_step(
         incomplete = [other for other in saves if other not in complete or other > key]
         if comm is None or comm.rank == 0:
             _tell_incomplete([other for other in incomplete if other > key], saves, told)
-        files = [file for other in incomplete for file in saves[other].values()]
-        return CommonStep(key=key, files=dict(sorted(saves[key].items())), incomplete=(*files, *(file for _, file in damaged)))
+        left = [file for other in incomplete for file in saves[other].values()]
+        return CommonStep(key=key, files=dict(sorted(saves[key].items())), incomplete=(*left, *(file for _, file in damaged)))
     fail_together(comm, _nothing(path, seen, saves, count), doing=LOOKING)
     raise AssertionError("every rank has the error")
 
@@ -169,13 +175,16 @@ def _look(
         found.append(Found(key, rank, file, bool(prefix) and name["prefix"] == prefix))
 
 
-def _is_whole(file: Path, check: Callable[[Path], object]) -> bool:
-    try:
-        check(file)
-    except CheckpointError as error:
-        logger.warning("passed over: %s", error)
-        return False
-    return True
+def _damaged(files: Mapping[int, Path], check: Callable[[Path], object]) -> list[int]:
+    """Ranks whose file is damaged."""
+    bad = []
+    for rank, file in files.items():
+        try:
+            check(file)
+        except CheckpointError as error:
+            logger.warning("passed over: %s", error)
+            bad.append(rank)
+    return bad
 
 
 def _tell_incomplete(keys: Iterable[SaveKey], saves: Mapping[SaveKey, Mapping[int, Path]], told: set[Path]) -> None:

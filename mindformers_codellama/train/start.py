@@ -114,6 +114,7 @@ def start_or_resume(  # noqa: PLR0913 - one value per fact, all named
         ranks,
         lambda: restore(point, network, update, facts=facts, scale=plan_scale(run), model_layout=own_layout, rank=comm.rank),
         doing="resuming",
+        slow=True,
     )
     logger.info("resumed from %s: %d steps and %d updates are done", point.path, state.step, state.updates)
     return state, point.saved.run_id or run_id, point.path

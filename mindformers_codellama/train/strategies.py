@@ -41,7 +41,7 @@ def save_strategy(run: RunConfig, comm: Comm, model_layout: ModelLayout) -> None
                 logger.warning("removed %s: this layout (%s) has no such rank", path, comm.layout)
                 path.unlink(missing_ok=True)
 
-    together(comm, write, doing="writing strategy files")
+    together(comm, write, doing="writing strategy files", slow=True)
 
 
 def save_strategies_only(run: RunConfig) -> int:
