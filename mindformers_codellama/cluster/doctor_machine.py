@@ -82,6 +82,8 @@ def check_port(table: RankTable | None, port: int) -> Diagnosis:
     try:
         require_free(Address(host, port))
     except ClusterError as error:
+        if table is None or len(table.hosts) == 1:
+            return look(error.problem, "nothing, when the job names no port: it takes the next free one.")
         return bad(error.problem, f"end the job that holds it, or give another port: codellama launch {error.fix}")
     return good(f"{port} of {host} is free")
 

@@ -12,6 +12,8 @@ from mindformers_codellama.errors import ClusterError, ConfigError
 
 _SIOCGIFADDR = 0x8915
 """Linux: the IPv4 address of a network interface."""
+PORTS_TRIED = 100
+"""Ports looked at for a job of one machine that names none."""
 
 
 def resolve(host: str, *, where: object = "host") -> str:
@@ -67,6 +69,15 @@ def require_free(address: Address) -> None:
         problem_text = f"{text}, but the scheduler runs here, beside rank 0."
         raise ClusterError("--master", problem_text, fix="name an address of the machine with rank 0.")
     raise ClusterError("--master", f"cannot listen on {address}: {errno.errorcode.get(problem, problem)}.", fix="choose a port above 1023.")
+
+
+def first_free(address: Address) -> Address:
+    """The first port from `address` upward that one can listen on; `address` itself when none of `PORTS_TRIED` is.
+
+    MindSpore's ranks on a CPU listen on ports from 8118 upward, so another job may hold the default one.
+    """
+    candidates = (Address(address.host, port) for port in range(address.port, min(address.port + PORTS_TRIED, 65536)))
+    return next((candidate for candidate in candidates if _bind(candidate) is None), address)
 
 
 def parse_address(text: str, *, default_port: int) -> Address:

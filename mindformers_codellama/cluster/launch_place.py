@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from mindformers_codellama.cluster.environment import DEFAULT_PORT, DEFAULT_WAIT, Address, Job, LocalRank
-from mindformers_codellama.cluster.launch_address import is_local, local_addresses, resolve
+from mindformers_codellama.cluster.launch_address import first_free, is_local, local_addresses, resolve
 from mindformers_codellama.cluster.rank_table import RankTable
 from mindformers_codellama.errors import ClusterError, ConfigError
 
@@ -26,6 +26,7 @@ class Machine:
     is_local: Callable[[str], bool] = is_local
     addresses: Callable[[], Sequence[str]] = local_addresses
     resolve: Callable[[str], str] = resolve
+    first_free: Callable[[Address], Address] = first_free
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -245,6 +246,9 @@ def _job(request: Request, total: int, local: tuple[LocalRank, ...], *, master: 
     if job.passes_rank_table:
         return job
     try:
-        return Job(**{**vars(job), "master": Address(request.machine.resolve(master.host), master.port)})
+        found = Address(request.machine.resolve(master.host), master.port)
+        if request.master is None and len(local) == total:  # nobody else has to know the port
+            found = request.machine.first_free(found)
+        return Job(**{**vars(job), "master": found})
     except ClusterError as error:
         raise ClusterError("--master", error.problem, fix=error.fix) from error

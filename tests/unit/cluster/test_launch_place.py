@@ -1,11 +1,13 @@
 """Rank table and arguments to this machine's part of a job, and a part to the environment of its ranks."""
 
+import dataclasses
+import socket
 from pathlib import Path
 
 import pytest
 
 from mindformers_codellama.cluster.environment import Address, Job, LocalRank, environment, rank_variables, scheduler_variables
-from mindformers_codellama.cluster.launch_address import is_local, local_addresses, parse_address, resolve
+from mindformers_codellama.cluster.launch_address import first_free, is_local, local_addresses, parse_address, resolve
 from mindformers_codellama.cluster.launch_place import Machine, Request, parse_devices, place
 from mindformers_codellama.cluster.rank_table import Device, RankTable, Server
 from mindformers_codellama.errors import ClusterError, ConfigError
@@ -23,7 +25,9 @@ def table(*servers, first_device=0):
 
 def here(*addresses):
     """A machine with these addresses."""
-    return Machine(is_local=lambda host: host in addresses, addresses=lambda: addresses, resolve=lambda host: host)
+    return Machine(
+        is_local=lambda host: host in addresses, addresses=lambda: addresses, resolve=lambda host: host, first_free=lambda address: address
+    )
 
 
 ONE = table(("10.0.0.1", 8))
@@ -232,3 +236,21 @@ def test_on_ascend_without_a_table_ranks_meet_as_on_cpu():
 def test_a_restart_takes_the_next_port():
     assert HALF.after_restart(0) == HALF
     assert HALF.after_restart(3).master == Address("10.0.0.1", 8121)
+
+
+def test_a_job_of_one_machine_takes_the_next_free_port_unless_it_names_one():
+    busy = dataclasses.replace(here("10.0.0.1"), first_free=lambda address: Address(address.host, address.port + 3))
+    assert place(Request(ranks=4, machine=busy)).master == Address("127.0.0.1", 8121)
+    assert place(Request(table=ONE, machine=busy)).master == Address("10.0.0.1", 8121)
+    assert place(Request(table=TWO, machine=busy)).master == Address("10.0.0.1", 8118), "the other machine could not know"
+    named = Address("127.0.0.1", 9000)
+    assert place(Request(ranks=4, master=named, machine=busy)).master == named
+
+
+def test_the_first_free_port_is_found():
+    with socket.socket() as holder:
+        holder.bind(("127.0.0.1", 0))
+        holder.listen(1)
+        held = Address("127.0.0.1", holder.getsockname()[1])
+        assert first_free(held).port > held.port
+    assert first_free(held) == held
