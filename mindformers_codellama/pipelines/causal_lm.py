@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 
 from mindformers_codellama.backends.mindspore_decoder import MindSporeDecoder
 from mindformers_codellama.checkpoint.hf_config import end_token_ids
-from mindformers_codellama.checkpoint.load import load_into
 from mindformers_codellama.checkpoint.open import open_checkpoint
+from mindformers_codellama.checkpoint.start import load_weights
 from mindformers_codellama.config.families import FAMILIES
 from mindformers_codellama.config.generation import GenerationConfig
 from mindformers_codellama.config.mindformers_api import LlamaConfig
@@ -77,8 +77,8 @@ class LlamaForCausalLM(LlamaNetwork):
         if not str(checkpoint):
             init_parameters(self, seed, model_layout=ranks.model_layout, rank=ranks.comm.rank)
             return
-        place: dict[str, Any] = {"model_layout": ranks.model_layout, "rank": ranks.comm.rank, "strategy": ranks.strategy}
-        together(ranks.agreement, lambda: load_into(self, _existing(checkpoint), **place), doing="loading weights", slow=True)
+        path = together(ranks.agreement, lambda: _existing(checkpoint), doing="loading weights")
+        load_weights(self, path, comm=ranks.agreement, model_layout=ranks.model_layout, strategy=ranks.strategy)
 
     @classmethod
     def from_pretrained(cls, name_or_path: str | Path, *, generation: GenerationConfig | None = None) -> LlamaForCausalLM:

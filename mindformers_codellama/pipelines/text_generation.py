@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 from mindformers_codellama.config.generation import GenerationConfig
@@ -97,7 +98,7 @@ class TextGenerationPipeline:
         """Answer token ids, with texts, reasons and speed.
 
         On several ranks every one makes the same call. Copies of the model (data axis) take turns at the batches, and
-        every rank gets all answers; it hears only those it made.
+        every rank gets all answers; its listeners hear only those it made.
 
         Args:
             prompts: at least one row of ids.
@@ -114,28 +115,29 @@ class TextGenerationPipeline:
             size = 1
         decoder = self.model.decoder(use_past=config.use_past)
         check_prompts(prompts, decoder, config)  # all of them, before the first costs any time
-        copies = self.model.ranks.comm.data
         results: dict[int, GenerationResult] = {}
-
-        def answer() -> None:
-            for first in range(copies.index * size, len(prompts), copies.size * size):
-                batch = prompts[first : first + size]
-                results[first] = generate_rows(decoder, batch, config, tokenizer=self.tokenizer, listeners=listeners, first_row=first)
-                if after_batch is not None and copies.size == 1:
-                    after_batch(results[first], first)
-                if "cancelled" in results[first].finish_reasons:
-                    break
-
-        agreement = self.model.ranks.agreement
-        together(agreement, answer, doing="generating")
-        if copies.size > 1:
-            for found in gather(agreement, dict(results), doing="gathering answers"):
-                results |= found
+        starts = range(0, len(prompts), size)
+        copies = self.model.ranks.comm.data
+        for turn in range(0, len(starts), copies.size):
+            # a copy without a batch of its own answers the last one too: it would only wait, and a wait has limits
+            first = starts[min(turn + copies.index, len(starts) - 1)]
+            answer = partial(generate_rows, decoder, prompts[first : first + size], config, first_row=first)
+            found = self._together(first, partial(answer, tokenizer=self.tokenizer, listeners=listeners))
+            results |= found
             if after_batch is not None:
-                for first in sorted(results):
-                    after_batch(results[first], first)
+                for number in sorted(found):
+                    after_batch(found[number], number)
+            if any("cancelled" in result.finish_reasons for result in found.values()):
+                break
         warn_of_cuts([len(prompt) for prompt in prompts], decoder, config)
         return joined([results[first] for first in sorted(results)])
+
+    def _together(self, first: int, answer: Callable[[], GenerationResult]) -> dict[int, GenerationResult]:
+        """The answers every copy of the model made in one turn, by the number of their first prompt."""
+        ranks = self.model.ranks
+        several = ranks.comm.data.size > 1
+        result = together(ranks.agreement, answer, doing="generating", slow=several and ranks.comm.model.size == 1)
+        return dict(gather(ranks.agreement, (first, result), doing="gathering answers")) if several else {first: result}
 
     def whole_text(self, result: GenerationResult, row: int, skip_special_tokens: bool = True) -> str:
         """Prompt and answer as text; an answer cut at a stop string ends exactly before it."""
