@@ -16,6 +16,7 @@ import argparse
 import json
 import os
 import platform
+import socket
 import statistics
 import subprocess
 import sys
@@ -153,6 +154,12 @@ def rank_peaks(folder: Path, found: dict[int, int]) -> None:
         found[rank] = max(found.get(rank, 0), size)
 
 
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
 def loopback() -> int:
     line = next(line for line in Path("/proc/net/dev").read_text().splitlines() if line.strip().startswith("lo:"))
     return int(line.split()[1])
@@ -165,7 +172,18 @@ def run_layout(layout: Layout, timeout: float) -> dict[str, object]:
         config, log = write_config(folder, layout), folder / "output" / "log" / "train.jsonl"
         words = [sys.executable, "-m", "mindformers_codellama.cli.main"]
         if layout.ranks > 1:
-            words += ["launch", "--ranks", str(layout.ranks), "--log-dir", str(folder / "logs"), "--", "train", str(config)]
+            words += [
+                "launch",
+                "--ranks",
+                str(layout.ranks),
+                "--master",
+                f"127.0.0.1:{free_port()}",
+                "--log-dir",
+                str(folder / "logs"),
+                "--",
+                "train",
+                str(config),
+            ]
         else:
             words += ["train", str(config)]
         environment = os.environ | {"SCALING_RUN": str(folder), "OMP_NUM_THREADS": "1"}

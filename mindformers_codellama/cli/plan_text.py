@@ -135,13 +135,14 @@ def _traffic_lines(plan: LayoutPlan) -> list[str]:
     """Of the stage that sends most on each axis."""
     if not any(plan.traffic):
         return ["  no communication"]
+    unit, name = (GIB, "GiB") if max(item.bytes for stage in plan.traffic for item in stage) >= GIB else (MIB, "MiB")
     rows = [["axis", "what", "sent per rank", "collectives"]]
     for axis in ("data", "model", "stage"):
         found = [[item for item in stage if item.axis == axis] for stage in plan.traffic]
         most: Sequence[Traffic] = max(found, key=lambda items: sum(item.bytes for item in items))
-        rows += [[axis, item.what, f"{item.bytes / GIB:.3f} GiB", str(item.calls)] for item in most]
-    unit = "step" if plan.run.run_mode in TRAINING_MODES else "forward pass"
-    return [f"  communication per {unit}, of the stage that sends most", *_table(rows)]
+        rows += [[axis, item.what, f"{item.bytes / unit:.2f} {name}", str(item.calls)] for item in most]
+    what = "step" if plan.run.run_mode in TRAINING_MODES else "forward pass"
+    return [f"  communication per {what}, of the stage that sends most", *_table(rows)]
 
 
 def _cost_lines(plan: LayoutPlan) -> list[str]:

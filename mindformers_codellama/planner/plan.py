@@ -266,7 +266,10 @@ def _impossible(run: RunConfig, ranks: int) -> str:
 
 
 def _notes(plan: LayoutPlan, servers: Servers) -> list[str]:
-    run, found = plan.run, []
+    run = plan.run
+    found = []
+    if run.engine == "mindformers":
+        found.append("engine: mindformers: the numbers are those of the native engine; MindFormers keeps and sends other things.")
     if run.context.device_target == "Ascend":
         limit = parse_memory(run.context.max_device_memory, where="context.max_device_memory")
         if plan.peak > limit:
