@@ -25,6 +25,7 @@ from mindformers_codellama.checkpoint.ckpt_format import write_ckpt
 from mindformers_codellama.checkpoint.dtypes import MINDSPORE, dtype_name
 from mindformers_codellama.checkpoint.files import TEMPORARY_SUFFIX, atomic_file
 from mindformers_codellama.checkpoint.safetensors_format import write_safetensors
+from mindformers_codellama.checkpoint.shard_files import rank_folders
 from mindformers_codellama.checkpoint.shard_info import SHARD_KEY, ShardInfo, shard_info, shard_text, text_tensor
 from mindformers_codellama.checkpoint.tensors import ComputedTensor
 from mindformers_codellama.config.sections import CheckpointMonitor
@@ -94,6 +95,8 @@ class CheckpointFolder:
             fix = "go on with --resume (or resume_training: True), choose another output_dir, or give --force to replace them."
             raise ConfigError("output_dir", problem, fix=fix)
         self._replaced = found
+        if found:  # the other run may have had more ranks
+            self._ranks_before = 1 + max(rank_folders(self.root), default=0)
 
     def replace(self, paths: Iterable[Path], *, incomplete: Iterable[Path] = (), ranks_before: int = 0) -> None:
         """Remove these once the run has saved its first checkpoint.

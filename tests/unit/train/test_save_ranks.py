@@ -7,6 +7,8 @@ import errno
 import itertools
 import logging
 import os
+import threading
+from pathlib import Path
 from types import SimpleNamespace
 
 import mindspore as ms
@@ -31,7 +33,9 @@ from ranks_case import (
 from mindformers_codellama.checkpoint import files as checkpoint_files
 from mindformers_codellama.checkpoint.ckpt_format import read_ckpt
 from mindformers_codellama.checkpoint.shard_info import read_shard_text, shard_info, shard_text
-from mindformers_codellama.errors import CheckpointError, ToldElsewhere, TrainingError
+from mindformers_codellama.config.read import read_run
+from mindformers_codellama.errors import CheckpointError, ConfigError, ToldElsewhere, TrainingError
+from mindformers_codellama.train import strategies
 from mindformers_codellama.train.resume import other_branch
 from mindformers_codellama.train.strategies import save_strategy
 
@@ -270,3 +274,37 @@ def test_mindspores_own_tools_merge_what_a_run_saves(tmp_path):
         values = read_ckpt(tmp_path / f"whole_{folder}" / "rank_0" / "checkpoint_0.ckpt")
         for prefix, name in itertools.product(prefixes, layout.shapes):
             assert (values[prefix + name] == truth(layout, prefix + name, 4)).all(), prefix + name
+
+
+def test_forced_a_new_run_removes_the_checkpoints_of_all_ranks_of_the_old_one(tmp_path):
+    save_steps(tmp_path, LAYOUTS["2x2x1"], [90])
+    layout = LAYOUTS["1x1x2"]
+
+    def run(comm):
+        folder = folder_of(tmp_path, comm, layout)
+        with pytest.raises(ConfigError, match="already holds 1 checkpoints of another run"):
+            folder.refuse_foreign(force=False)
+        folder.refuse_foreign(force=True)
+        folder.save(update_of(layout, comm.rank, 1), saved_state(1, comm.rank), (1, 1))
+
+    checked(on_ranks(layout.layout, run))
+    assert [files_of(tmp_path, rank) for rank in range(4)] == [[name_of(0, 1)], [name_of(1, 1)], [], []]
+
+
+def test_only_save_strategy_writes_the_files_and_nothing_else(tmp_path, monkeypatch, caplog):
+    settings = read_run(
+        Path(__file__).parents[3] / Path("configs/codellama/finetune_codellama_tiny_4p.yaml"), overrides=[f"output_dir={tmp_path / 'out'}"]
+    )
+    monkeypatch.setattr(strategies, "require_runnable", lambda run: None)
+    monkeypatch.setattr(strategies, "enter_context", lambda context: None)
+    layout = strategies.run_layout(settings)
+    here = threading.local()
+    monkeypatch.setattr(strategies, "join", lambda layout: here.comm)
+
+    def run(comm):
+        here.comm = comm
+        return strategies.save_strategies_only(settings)
+
+    assert on_ranks(layout, run) == list(range(layout.ranks))
+    names = sorted(str(path.relative_to(tmp_path / "out")) for path in (tmp_path / "out").rglob("*.*"))
+    assert names == [f"strategy/ckpt_strategy_rank_{rank}.ckpt" for rank in range(layout.ranks)]
