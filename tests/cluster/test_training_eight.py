@@ -1,13 +1,15 @@
 """Data, model and stage axis together over eight ranks with everything on, and pipelines of four stages, against one process.
 
-The bounds are those of `test_training_two`. Vocabulary and positions are cut, blocks are recomputed, moments are cut over the data axis, the norm
-is clipped in every step, the loss scale moves, a step overflows, and every row trains on another number of tokens.
+The bounds are those of `test_training_two`. Vocabulary and positions are cut, blocks are recomputed, moments are cut over the
+data axis, the norm is clipped in every step, the loss scale moves, a step overflows, and every row trains on another number
+of tokens.
 """
 
 import pytest
 from test_training_two import AGAIN, BOUNDS, DYNAMIC, ZERO
 from training_case import Runs, config, differences, write_data
 
+pytestmark = pytest.mark.timeout(1800)
 MODEL = {"num_layers": 4}
 
 

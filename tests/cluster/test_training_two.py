@@ -9,10 +9,12 @@ import numpy as np
 import pytest
 from training_case import Runs, config, differences, write_data
 
+pytestmark = pytest.mark.timeout(1800)
 BOUNDS = {"loss": 1e-5, "norm": 1e-5, "weights": 1e-5, "moments": 3e-5}
 ZERO = {"enable_parallel_optimizer": True}
 DYNAMIC = {"scale_sense": {"type": "DynamicLossScaleUpdateCell", "loss_scale_value": 1024, "scale_factor": 2, "scale_window": 3}}
 AGAIN = {"recompute": True, "mp_comm_recompute": True, "recompute_slice_activation": True}
+DEEP = {"num_layers": 2}
 EVAL = {"do_eval": True, "eval_step_interval": 5, "eval_epoch_interval": -1}
 
 
@@ -44,11 +46,11 @@ def cases(data, even):
             "model_in_turn": two(2, model_parallel=2, parallel={"full_batch": False}),
             "positions_and_vocabulary": two(4, model_parallel=2, use_seq_parallel=True, vocab_emb_dp=False, **evaluated(data)),
         }),
-        "accumulated": (one(4, 2), {
-            "data_accumulated": two(2, data_parallel=2, accumulate=2, parallel=ZERO),
-            "stages": two(4, pipeline_stage=2, micro=2, recompute_config=AGAIN),
+        "accumulated": (one(4, 2), {"data_accumulated": two(2, data_parallel=2, accumulate=2, parallel=ZERO)}),
+        "layers": (one(4, 2, model=DEEP), {"stages": two(4, pipeline_stage=2, micro=2, recompute_config=AGAIN, model=DEEP)}),
+        "many": (one(2, 5, model=DEEP, **evaluated(data)), {
+            "stages_many": two(2, pipeline_stage=2, micro=5, model=DEEP, **evaluated(data)),
         }),
-        "many": (one(2, 5, **evaluated(data)), {"stages_many": two(2, pipeline_stage=2, micro=5, **evaluated(data))}),
         "parts": (two(8, micro_batch_interleave_num=2), {
             "data_parts": two(4, data_parallel=2, micro_batch_interleave_num=2),
         }),
@@ -88,7 +90,7 @@ def runs(tmp_path_factory):
         ("model_in_turn", "plain"),
         ("positions_and_vocabulary", "plain"),
         ("data_accumulated", "accumulated"),
-        ("stages", "accumulated"),
+        ("stages", "layers"),
         ("stages_many", "many"),
         ("data_parts", "parts"),
         ("own_means", "even"),

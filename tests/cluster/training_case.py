@@ -49,7 +49,7 @@ def config(data, output, *, model=None, parallel_config=None, parallel=None, run
         "context": {"mode": 0, "device_target": "CPU", "runtime_num_threads": 1},
         "model": {
             "model_config": {
-                "type": "LlamaConfig", "seq_length": SEQ, "vocab_size": VOCAB, "hidden_size": 32, "num_layers": 2, "num_heads": 4,
+                "type": "LlamaConfig", "seq_length": SEQ, "vocab_size": VOCAB, "hidden_size": 32, "num_layers": 1, "num_heads": 4,
                 "n_kv_heads": 2, "intermediate_size": 48, "compute_dtype": "float32", "softmax_compute_type": "float32",
                 "rotary_dtype": "float32", "param_init_type": "float32",
             } | (model or {}),
@@ -90,10 +90,10 @@ class Runs:
         file = self.folder / f"cases_{len(self.configs)}_{ranks}.json"
         file.write_text(json.dumps(listed))
         if ranks == 1:
-            done = subprocess.run([sys.executable, str(PROGRAM), str(file)], capture_output=True, text=True, timeout=900)
+            done = subprocess.run([sys.executable, str(PROGRAM), str(file)], capture_output=True, text=True, timeout=1500)
             assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-4000:]
             return done.stdout
-        run = run_ranks([str(PROGRAM), str(file)], ranks, self.folder / f"logs_{file.stem}", timeout=900)
+        run = run_ranks([str(PROGRAM), str(file)], ranks, self.folder / f"logs_{file.stem}", timeout=1500)
         return run.check().logs
 
     def lines(self, name):
