@@ -127,11 +127,15 @@ class Neighbours:
         self.before = ranks[index - 1] if index else None
         self.behind = ranks[index + 1] if index + 1 < len(ranks) else None
 
+    def form(self, columns: Sequence[ms.Tensor]) -> tuple[tuple[int, int, int], ms.Type]:
+        """Shape and type of the hidden states of a micro batch with these columns."""
+        rows, length = columns[0].shape
+        return stage_tensor(self.network.config, self.network.part, rows, length - 1)
+
     def receive(self, rank: int | None, columns: Sequence[ms.Tensor]) -> ms.Tensor:
         """Hidden states (or their gradient) of a micro batch with these columns."""
         assert rank is not None, "no neighbour on this side"
-        rows, length = columns[0].shape
-        shape, dtype = stage_tensor(self.network.config, self.network.part, rows, length - 1)
+        shape, dtype = self.form(columns)
         return self.comm.receive(shape, dtype, rank)
 
     def send(self, tensor: ms.Tensor, rank: int | None) -> None:
@@ -178,6 +182,15 @@ class Pipeline:
         for action in one_forward_one_backward(self.stage, self.stages, len(batches)):
             self._act(action, flight)
         return float(np.mean([loss.asnumpy() for loss in flight.losses], dtype=np.float64)) if self.is_last else 0.0
+
+    def compile(self, columns: list[ms.Tensor], scale: ms.Tensor) -> None:
+        """As `rank_step.Accumulator`."""
+        shape, dtype = self.neighbours.form(columns)
+        between = ms.Tensor(np.zeros(shape, np.float32)).astype(dtype)
+        hidden = Flight([], scale).nothing if self.is_first else between
+        if not self.is_last:
+            self.forward.compile(hidden, *columns)
+        self.step.compile(hidden, scale if self.is_last else between, *columns)
 
     def _act(self, action: Action, flight: Flight) -> None:
         kind, micro = action

@@ -137,6 +137,10 @@ class Accumulator(Protocol):
         """
         ...
 
+    def compile(self, columns: list[ms.Tensor], scale: ms.Tensor) -> None:
+        """Compile every graph for micro batches like `columns`, without communication."""
+        ...
+
 
 class MicroSteps:
     """Micro batches one after the other, all layers on this rank."""
@@ -148,6 +152,10 @@ class MicroSteps:
         """As `Accumulator`."""
         losses = [self.step(scale, *batch) for batch in batches]
         return float(np.mean([loss.asnumpy() for loss in losses], dtype=np.float64))
+
+    def compile(self, columns: list[ms.Tensor], scale: ms.Tensor) -> None:
+        """As `Accumulator`."""
+        self.step.compile(scale, *columns)
 
 
 class RankStep:
@@ -196,9 +204,7 @@ class RankStep:
             stop: whether this process was asked to stop.
         """
         assert len(batches) == self.micro_steps, f"{len(batches)} micro batches for {self.micro_steps} micro steps"
-        coefficients = ms.Tensor(self.optimizer.settings.coefficients(updates, learning_rate))
-        sense = ms.Tensor(scale.value, ms.float32)
-        unscale = ms.Tensor(1.0 / (scale.value * self.micro_steps * self.averages), ms.float32)
+        coefficients, sense, unscale = self._scalars(updates, learning_rate, scale)
         asked = ms.Tensor(float(stop), ms.float32)
         columns = [[ms.Tensor(batch[name], ms.int32) for name in self.columns] for batch in batches]
         if self.whole is not None:
@@ -212,3 +218,26 @@ class RankStep:
         return StepResult(
             loss=float(loss) / self.loss_ranks, grad_norm=grad_norm, overflow=not np.isfinite(grad_norm), stop=bool(stops > 0)
         )
+
+    def compile(self, rows: int, row_length: int) -> None:
+        """Compile every graph for micro batches of `(rows, row_length)` ids, without communication (graph mode).
+
+        Ranks take different times to compile, and a collective on the CPU waits 30 s at most; so they compile first, and
+        begin together.
+        """
+        coefficients, sense, unscale = self._scalars(0, 0.0, LossScale(value=1.0))
+        zero = ms.Tensor(0.0, ms.float32)
+        columns = [ms.Tensor(np.zeros((rows, row_length), np.int32)) for _ in self.columns]
+        if self.whole is not None:
+            self.whole.compile(sense, unscale, coefficients, zero, *columns)
+            return
+        assert self.accumulate is not None
+        assert self.summed is not None
+        self.accumulate.compile(columns, sense)
+        self.summed.compile(unscale, coefficients, zero, zero)
+
+    def _scalars(self, updates: int, learning_rate: float, scale: LossScale) -> tuple[ms.Tensor, ms.Tensor, ms.Tensor]:
+        """What changes from step to step: coefficients of the update, loss scale, and what takes it off the sums again."""
+        coefficients = ms.Tensor(self.optimizer.settings.coefficients(updates, learning_rate))
+        unscale = 1.0 / (scale.value * self.micro_steps * self.averages)
+        return coefficients, ms.Tensor(scale.value, ms.float32), ms.Tensor(unscale, ms.float32)

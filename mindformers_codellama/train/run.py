@@ -28,6 +28,7 @@ from mindformers_codellama.train.plan import (
     run_facts,
 )
 from mindformers_codellama.train.progress import Bar, LogLines, Show, Silent
+from mindformers_codellama.train.rank_step import RankStep
 from mindformers_codellama.train.record import Recorder
 from mindformers_codellama.train.schedule import RunLength
 from mindformers_codellama.train.start import open_folder, resume_point, several, start_or_resume
@@ -113,6 +114,10 @@ def train(run: RunConfig, *, force: bool = False, bar: bool = False) -> TrainRes
         comm=comm,
     )
     _announce(parts, network, state)
+    step = parts.step
+    if isinstance(step, RankStep) and run.context.mode == 0:
+        rows, row_length = plan_batches(run).rows, facts.row_length
+        together(comm, lambda: step.compile(rows, row_length), doing="compiling the step", slow=True)
     first = state.step
     state = _run_and_close(parts, state)
     seconds = time.perf_counter() - started
