@@ -10,7 +10,7 @@ from pathlib import Path
 
 from mindformers_codellama.checkpoint.ckpt_scanner import scan_ckpt
 from mindformers_codellama.checkpoint.open import CheckpointReader, open_checkpoint
-from mindformers_codellama.checkpoint.shard_info import shard_info
+from mindformers_codellama.checkpoint.shard_info import SHARD_KEY, shard_info
 from mindformers_codellama.checkpoint.sharded import open_shards
 from mindformers_codellama.checkpoint.source import shard_of, state_shapes
 from mindformers_codellama.errors import CheckpointError
@@ -148,6 +148,8 @@ def _read_key(file: Path, rank: int, count: int) -> SaveKey:
     step, name = point.saved.state.step, STEP_NAME.search(file.name)
     place = (int(name[1]), int(name[2])) if name else (0, 0)
     info = shard_of(point.reader)
+    if info is None and (SHARD_KEY in point.reader.strings or SHARD_KEY in point.reader.metadata):
+        raise CheckpointError(file, "does not hold the parts it says it holds.", fix="copy it again, or go on from an earlier step.")
     if info is None:
         known = point.saved.facts is not None  # written by one process of ours; MindFormers does not say its layout
         return SaveKey(step, place, point.saved.run_id, (1, 1, 1) if known else (count, 1, 1))

@@ -48,7 +48,7 @@ class Jobs:
         runner = {"epochs": epochs, "batch_size": parts["batch_size"], "gradient_accumulation_steps": parts["accumulate"]}
         monitor = {"type": "CheckpointMointor", "prefix": "t", "save_checkpoint_steps": HALF, "keep_checkpoint_max": 9}
         settings = config(
-            self.data, self.folder / name, runner=runner, parallel_config=parts["degrees"],
+            self.data, self.folder / name, model={"num_layers": 2}, runner=runner, parallel_config=parts["degrees"],
             parallel=ZERO if parts["degrees"] else None, runner_wrapper=DYNAMIC, callbacks=[{"type": "MFLossMonitor"}, monitor], **change,
         )  # fmt: skip
         settings["train_dataset"]["data_loader"]["num_samples"] = 4 * steps

@@ -135,7 +135,7 @@ def test_on_disks_of_their_own_missing_folders_are_told_with_path_and_hosts(tmp_
     assert "has no complete checkpoint with optimizer state (0 files looked at)" in str(find(disk, LAYOUTS["2x2x1"])[0])
 
 
-@pytest.mark.parametrize("how", ["missing", "cut short", "one bit", "another save"])
+@pytest.mark.parametrize("how", ["missing", "cut short", "one bit", "a name", "another save"])
 def test_when_one_ranks_file_is_no_good_everyone_takes_the_step_before(tmp_path, caplog, how):
     layout = LAYOUTS["2x2x1"]
     save_steps(tmp_path, layout, [3, 4])
@@ -148,6 +148,8 @@ def test_when_one_ranks_file_is_no_good_everyone_takes_the_step_before(tmp_path,
     elif how == "one bit":
         data[len(data) // 2] ^= 1
         bad.write_bytes(data)
+    elif how == "a name":
+        bad.write_bytes(data.replace(b"wq.weight", b"wx.weight", 1))
     else:
         save_steps(tmp_path / "other", layout, [4])
         bad.write_bytes((tmp_path / "other" / "checkpoint" / "rank_2" / name_of(2, 4)).read_bytes())
