@@ -55,10 +55,8 @@ class StopRequests:
         return bool(self.heard)
 
     def obey(self) -> None:
-        """Raise what this process heard as it would have been raised, or KeyboardInterrupt when another rank heard it."""
+        """Stop, whichever rank heard the signal. Raised here: sent again, MindSpore's own handler would end the process at once."""
         self._restore()
-        if self.heard:
-            signal.raise_signal(self.heard[0])
         raise KeyboardInterrupt
 
     def __enter__(self) -> StopRequests:
@@ -71,7 +69,7 @@ class StopRequests:
         """As before; a signal that came too late for the last step is raised now."""
         self._restore()
         if self.heard and error[0] is None:
-            signal.raise_signal(self.heard[0])
+            raise KeyboardInterrupt
 
     def _note(self, number: int, frame: FrameType | None) -> None:
         self.heard.append(number)

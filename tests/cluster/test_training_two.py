@@ -14,6 +14,7 @@ BOUNDS = {"loss": 1e-5, "norm": 1e-5, "weights": 1e-5, "moments": 3e-5}
 ZERO = {"enable_parallel_optimizer": True}
 DYNAMIC = {"scale_sense": {"type": "DynamicLossScaleUpdateCell", "loss_scale_value": 1024, "scale_factor": 2, "scale_window": 3}}
 AGAIN = {"recompute": True, "mp_comm_recompute": True, "recompute_slice_activation": True}
+SAVING = [{"type": "CheckpointMointor", "prefix": "t", "save_checkpoint_steps": 1000, "exception_save": True}]
 DEEP = {"num_layers": 2}
 EVAL = {"do_eval": True, "eval_step_interval": 5, "eval_epoch_interval": -1}
 
@@ -62,6 +63,7 @@ def cases(data, even):
             "skipped_together": (two(4, model_parallel=2, runner_wrapper=DYNAMIC)[0], {"poison": [3, 1]}),
             "skipped_with_zero": (two(2, data_parallel=2, parallel=ZERO, runner_wrapper=DYNAMIC)[0], {"poison": [3, 1]}),
         }),
+        "unused": (one(), {"stopped": (two(2, data_parallel=2, callbacks=SAVING)[0], {"stop": [3, 1]})}),
         "again": (one(), {  # last: MindSpore keeps something of a Cell that was replaced
             "norm_counted_twice": (two(4, model_parallel=2)[0], {"break": "norm"}),
             "sum_left_out": (two(2, data_parallel=2)[0], {"break": "sum"}),
@@ -124,6 +126,13 @@ def test_evaluation_of_rows_that_do_not_divide_is_the_same(runs, name, reference
 def test_parts_of_a_batch_have_means_of_their_own(runs):
     assert abs(runs.lines("parts")[0]["loss"] - runs.lines("data_parts")[0]["loss"]) < 1e-5
     assert runs.lines("parts")[0]["loss"] != pytest.approx(runs.lines("accumulated")[0]["loss"], abs=1e-4)
+
+
+def test_ctrl_c_on_one_rank_stops_and_saves_all_after_the_same_step(runs):
+    """The request comes just before step 3, whose arguments are made already: the sum of step 4 tells it."""
+    assert all(log.splitlines().count("stopped") == 1 for log in runs.logs)
+    assert len(runs.lines("stopped")) == 4
+    runs.tensors("stopped")  # one checkpoint on every rank; copies of a weight are equal
 
 
 def test_only_the_first_rank_shows_progress(runs):

@@ -1,9 +1,10 @@
 """One rank (or the one process) that trains every case of a file, one after the other.
 
-Usage: training_program.py CASES.json, a list of {"config": YAML path, "poison": [step, rank], "break": name}.
+Usage: training_program.py CASES.json, a list of {"config": YAML path, "poison": [step, rank], "stop": [step, rank], "break": name}.
 """
 
 import json
+import signal
 import sys
 import time
 from dataclasses import replace
@@ -31,6 +32,19 @@ def poison(cls, original, at):
         return original(self, batches, scale=scale, **others)
 
     cls.__call__ = call
+
+
+def ask_to_stop(at):
+    """Let this process hear Ctrl-C just before one step."""
+    made = []
+
+    def call(self, batches, **settings):
+        made.append(at)
+        if len(made) == at:
+            signal.raise_signal(signal.SIGINT)
+        return KEPT["rank_step"](self, batches, **settings)
+
+    RankStep.__call__ = call
 
 
 class NoSum(reduce.nn.Cell):
@@ -65,6 +79,16 @@ def main():
         if case.get("break") == "norm":
             plan.RankUpdate = counts_everything
         started = time.perf_counter()
+        if "stop" in case:
+            at, rank = case["stop"]
+            enter_context(run.context)
+            if join(run_layout(run)).rank == rank:
+                ask_to_stop(at)
+            try:
+                train(run)
+            except KeyboardInterrupt:
+                print("stopped", flush=True)
+            continue
         train(run)
         print(f"done {case['config']} in {time.perf_counter() - started:.1f} s", flush=True)
 
