@@ -6,6 +6,8 @@ test_parallel_network.py with one JSON argument.
 
 import json
 import sys
+from functools import cache
+from typing import NamedTuple
 
 import mindspore as ms
 import numpy as np
@@ -106,20 +108,41 @@ class Logits(nn.Cell):
         return self.network(ids)
 
 
-def fill(config: ModelConfig, layout: ModelLayout, rank: int, whole: LlamaNetwork, own: LlamaNetwork) -> None:
-    """The same weights in both, and biases that are not 0: zeros would hide one that is added once per rank."""
-    init_parameters(whole, 3, std=0.2)
-    init_parameters(own, 3, std=0.2, model_layout=layout, rank=rank)
-    values = trainable(whole)
-    mine = trainable(own)
-    assert list(mine) == list(values)
-    for name, parameter in mine.items():
-        slices = layout.box(name, rank).slices
-        assert np.array_equal(parameter.asnumpy(), values[name].asnumpy()[slices]), name
+BIASES = (-1.0, 1.0)
+"""First and last value of every bias: zeros would hide one that is added once per rank."""
+
+
+class Alone(NamedTuple):
+    """What one process computes."""
+
+    values: dict[str, np.ndarray]
+    logits: np.ndarray
+    loss: float
+    gradients: dict[str, np.ndarray]
+
+
+@cache
+def alone(num_kv_heads: int, jit: bool) -> Alone:
+    """The whole network in this process."""
+    network = LlamaNetwork(ModelConfig(**(SIZES | {"num_kv_heads": num_kv_heads})))
+    init_parameters(network, 3, std=0.2)
+    for name, parameter in trainable(network).items():
         if name.endswith(".bias"):
-            bias = np.linspace(-1, 1, values[name].size, dtype=np.float32)
-            values[name].set_data(ms.Tensor(bias))
-            parameter.set_data(ms.Tensor(bias[slices].copy()))
+            parameter.set_data(ms.Tensor(np.linspace(*BIASES, parameter.size, dtype=np.float32)))
+    rows = make_rows(network.config)
+    values = {name: parameter.asnumpy() for name, parameter in trainable(network).items()}
+    return Alone(values, Logits(network)(rows[0][:, :-1]).asnumpy(), *gradients(network, rows, jit))
+
+
+def fill(network: LlamaNetwork, layout: ModelLayout, rank: int, values: dict[str, np.ndarray]) -> None:
+    """Initial weights of a part, which must be the whole ones' bytes; biases are given."""
+    init_parameters(network, 3, std=0.2, model_layout=layout, rank=rank)
+    assert list(trainable(network)) == list(values)
+    for name, parameter in trainable(network).items():
+        own = values[name][layout.box(name, rank).slices]
+        if name.endswith(".bias"):
+            parameter.set_data(ms.Tensor(own.copy()))
+        assert np.array_equal(parameter.asnumpy(), own), name
 
 
 def check_case(comm: Comm, case: dict) -> dict[str, float]:
@@ -128,23 +151,22 @@ def check_case(comm: Comm, case: dict) -> dict[str, float]:
     layout = ModelLayout(config=config, layout=comm.layout, vocabulary_cut=case["cut"])
     part = network_part(layout, comm, sequence=case["sequence"])
     assert (part.cut_vocabulary, part.sequence) == (case["cut"], case["sequence"])
-    whole, own = LlamaNetwork(config), LlamaNetwork(config, part)
+    whole, own = alone(case["num_kv_heads"], case["jit"]), LlamaNetwork(config, part)
     if case.get("recompute"):
         own.recompute_blocks()
-    fill(config, layout, comm.rank, whole, own)
+    fill(own, layout, comm.rank, whole.values)
     rows = make_rows(config)
-    expected, logits = (Logits(network)(rows[0][:, :-1]).asnumpy() for network in (whole, own))
+    expected, logits = whole.logits, Logits(own)(rows[0][:, :-1]).asnumpy()
     if case["cut"]:
         expected = np.split(expected, comm.model.size, axis=-1)[comm.model.index]
     found = {"logits": spread(logits, expected)}
-    loss, whole_gradients = gradients(whole, rows, case["jit"])
-    own_loss, own_gradients = gradients(own, rows, case["jit"])
-    found["loss"] = abs(own_loss - loss) / loss
+    loss, own_gradients = gradients(own, rows, case["jit"])
+    found["loss"] = abs(loss - whole.loss) / whole.loss
     add = ops.AllReduce(group=comm.model.group)
     for name, gradient in own_gradients.items():
         if sums_gradient_over_model(name, part):
             gradient = add(ms.Tensor(gradient)).asnumpy()
-        found[name] = spread(gradient, whole_gradients[name][layout.box(name, comm.rank).slices])
+        found[name] = spread(gradient, whole.gradients[name][layout.box(name, comm.rank).slices])
     return found
 
 
