@@ -6,7 +6,7 @@ is what sizes cost, and is compared with the plan less its constants for the pro
 whole of both. Memory does not depend on what else the machine does. About three minutes on two cores.
 
     python benchmarks/plan_memory.py
-    python benchmarks/plan_memory.py --json
+    python benchmarks/plan_memory.py --markdown docs/scaling.md
 """
 
 from __future__ import annotations
@@ -110,7 +110,8 @@ def measured(mode: str, sizes: tuple) -> tuple[int, dict[str, int]]:
 def worker(mode: str, config: str) -> None:
     from mindformers_codellama.cli.main import main as codellama
 
-    code = codellama([mode, config])
+    prompts = read_run(config).input_data
+    code = codellama([mode, config, *prompts])
     status = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines() if ":" in line)
     print("\n" + json.dumps({"peak": int(status["VmHWM"].split()[0]) * 1024}))
     sys.exit(code)
@@ -119,6 +120,7 @@ def worker(mode: str, config: str) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--json", action="store_true")
+    parser.add_argument("--markdown", type=Path, help="put the table into this page")
     parser.add_argument("--only", choices=("train", "predict"))
     parser.add_argument("--worker", nargs=2, metavar=("MODE", "CONFIG"), help=argparse.SUPPRESS)
     args = parser.parse_args()
@@ -139,22 +141,30 @@ def main() -> None:
     if args.json:
         print(json.dumps(rows, indent=2))
         return
-    print("| run | V, D, L, N, K, F | S x B | measured, MB | planned, MB | planned / measured | the same with the process |")
-    print("|---|---|---|---|---|---|---|")
+    text = as_markdown(rows)
+    print(text)
+    if args.markdown:
+        begin, end = "<!-- memory: begin -->\n", "<!-- memory: end -->"
+        before, _, rest = args.markdown.read_text(encoding="utf-8").partition(begin)
+        args.markdown.write_text(f"{before}{begin}{text}\n{end}{rest.partition(end)[2]}", encoding="utf-8")
+
+
+def as_markdown(rows: list[dict]) -> str:
+    lines = ["| run | V, D, L, N, K, F | S x B | measured, MB | planned, MB | planned / measured | the same with the process |"]
+    lines += ["|---|---|---|---|---|---|---|"]
     for row in rows:
         sizes = row["sizes"]
         shape, tokens = ", ".join(map(str, sizes[:6])), f"{sizes[6]} x {sizes[7]}"
         ratio, whole = row["planned"] / row["measured"], row["planned_whole"] / row["whole"]
         figures = f"{row['measured'] / 1e6:.0f} | {row['planned'] / 1e6:.0f} | {ratio:.2f} | {whole:.2f}"
-        print(f"| {row['mode']}: {row['case']} | {shape} | {tokens} | {figures} |")
+        lines.append(f"| {row['mode']}: {row['case']} | {shape} | {tokens} | {figures} |")
     for mode in ("train", "predict"):
         errors = [abs(row["planned"] / row["measured"] - 1) for row in rows if row["mode"] == mode]
         wholes = [abs(row["planned_whole"] / row["whole"] - 1) for row in rows if row["mode"] == mode]
         if errors:
-            print(
-                f"\n{mode}: mean error {100 * statistics.mean(errors):.0f} %, worst {100 * max(errors):.0f} %; "
-                f"of the whole process {100 * statistics.mean(wholes):.0f} %, {100 * max(wholes):.0f} %."
-            )
+            own = f"{mode}: mean error {100 * statistics.mean(errors):.0f} %, worst {100 * max(errors):.0f} %"
+            lines += ["", f"{own}; of the whole process {100 * statistics.mean(wholes):.0f} %, {100 * max(wholes):.0f} %."]
+    return "\n".join(lines)
 
 
 if __name__ == "__main__":

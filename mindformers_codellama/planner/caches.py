@@ -18,7 +18,7 @@ class Caches:
     """What generation up to the longest text builds."""
 
     rows: int
-    """B, prompts on one rank."""
+    """B, prompts at once; copies of the model take turns at whole batches."""
     lengths: tuple[int, ...]
     """Positions of each cache in the order they are made (all are kept), or of each row length without caches."""
     use_past: bool
@@ -43,7 +43,7 @@ def cache_plan(run: RunConfig, where: ModelLayout) -> Caches:
     generation, longest = run.model.generation, where.config.seq_length
     needed = longest if generation.max_new_tokens else min(generation.max_length, longest)
     lengths = cache_lengths(needed, longest) if run.model.use_past else row_lengths(needed, longest)
-    return Caches(rows=-(-rows // where.layout.data_parallel), lengths=lengths, use_past=run.model.use_past)
+    return Caches(rows=rows, lengths=lengths, use_past=run.model.use_past)
 
 
 def cache_lengths(needed: int, longest: int) -> tuple[int, ...]:

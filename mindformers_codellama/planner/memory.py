@@ -77,7 +77,9 @@ def stage_memory(run: RunConfig, where: ModelLayout, stage: int, rows: StepRows)
     axes = sum(degree > 1 for degree in (where.layout.data_parallel, where.layout.model_parallel, where.layout.pipeline_stage))
     alone = where.layout.ranks == 1
     groups = 0 if alone else facts.group_bytes * (axes + (axes > 1))
-    runtime = facts.process_bytes + facts.graph_bytes + facts.layer_graph_bytes * len(where.layers[stage])
+    runtime = (
+        facts.process_bytes + (0 if alone else facts.rank_bytes) + facts.graph_bytes + facts.layer_graph_bytes * len(where.layers[stage])
+    )
     if run.run_mode in TRAINING_MODES:
         return _training(run, where, stage, rows, weights=weights, groups=groups, runtime=runtime)
     config = where.config
@@ -121,7 +123,7 @@ def _training(
     work = rank_work(run, where, stage, rows=-(-rows.rows // parts), queries=length, keys=length)
     accumulates = rows.micro_steps > 1 or in_pipeline
     lasting = {
-        "runtime": runtime,
+        "runtime": runtime + exchange_graphs(work, weights, layout.data_parallel),
         "accumulated gradients": STATE_BYTES * weights.elements if accumulates else 0,
         "index tables": training_tables(work, alone=layout.ranks == 1, micro_steps=rows.micro_steps) * parts,
     }
@@ -165,6 +167,16 @@ def update_bytes(work: RankWork, weights: StageWeights, data_ranks: int, *, grou
     travelling = 2 * STATE_BYTES * max(whole // (1 if cut else groups), cut // groups)
     spread = STATE_BYTES * (cut // data_ranks + 3 * cut // groups)
     return sums + max(travelling, spread, temporaries)
+
+
+def exchange_graphs(work: RankWork, weights: StageWeights, data_ranks: int) -> int:
+    """Graphs that bring gradients together (train/reduce.py): one for norms with a cut stream, one over the data axis for
+    weights with whole and one and a half (there and back) for those with cut moments; each grows with the square of the
+    number of weights.
+    """
+    whole, cut = weights.elements > weights.cut, weights.cut > 0
+    halves = 2 * work.sequence + (2 * whole + 3 * cut if data_ranks > 1 else 0)
+    return halves * work.facts.exchange_graph_bytes * weights.tensors**2 // 2
 
 
 def _parameter_bytes(work: RankWork, weights: StageWeights) -> int:

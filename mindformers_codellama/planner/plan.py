@@ -261,7 +261,7 @@ def _impossible(run: RunConfig, ranks: int) -> str:
     if run.run_mode in TRAINING_MODES:
         reason = f"pipeline_stage at most num_layers ({config.num_layers}), data_parallel a divisor of the step's {total} rows"
     else:
-        reason = "pipeline_stage 1, data_parallel a divisor of the batch"
+        reason = "pipeline_stage 1"
     return f"no layout of this model has {ranks} ranks: model_parallel must divide n_kv_heads ({config.num_kv_heads}), {reason}."
 
 

@@ -16,6 +16,8 @@ class StageWeights:
 
     elements: int
     """All weights."""
+    tensors: int
+    """How many weights these are."""
     float32: int
     """Those held in float32 whatever the type of the others."""
     cut: int
@@ -51,4 +53,5 @@ def stage_weights(where: ModelLayout, stage: int) -> StageWeights:
         float32 += times * box.size * name.endswith(FLOAT32_ENDS)
         cut += times * box.size * where.is_moment_cut(name)
         matrices += times * box.size * (name != VOCABULARY[0] and len(box.shape) > 1)
-    return StageWeights(elements=elements, float32=float32, cut=cut, moments=moments, largest=largest, matrices=matrices)
+    tensors = sum(times for _, times in counted)
+    return StageWeights(elements=elements, tensors=tensors, float32=float32, cut=cut, moments=moments, largest=largest, matrices=matrices)

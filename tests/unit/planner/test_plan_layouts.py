@@ -178,8 +178,9 @@ def test_a_layout_the_rows_cannot_be_dealt_over_is_refused():
 
 
 def test_a_number_of_ranks_no_layout_has_is_refused_with_the_reason():
-    with pytest.raises(ClusterError, match=r"no layout of this model has 16 ranks: model_parallel must divide n_kv_heads \(8\)"):
-        plan(shipped("predict_codellama_34b_910b"), 16)
+    reason = r"no layout of this model has 37 ranks: model_parallel must divide n_kv_heads \(32\), pipeline_stage at most num_layers \(32\)"
+    with pytest.raises(ClusterError, match=reason):
+        plan(shipped("run_codellama_7b_910b"), 37)
 
 
 def test_every_mode_is_planned():
