@@ -45,7 +45,7 @@ TRAINING = {
 PREDICTION = {
     "cache": (2048, 512, 6, 8, 8, 1376, 1024, 1, 1024, True),
     "cache, four rows": (2048, 512, 6, 8, 8, 1376, 1024, 4, 1024, True),
-    "cache, large": (8000, 1024, 8, 8, 2, 2752, 512, 1, 200, True),
+    "cache, large": (2048, 1024, 8, 8, 2, 2752, 512, 1, 200, True),
     "whole rows": (2048, 512, 4, 8, 8, 1376, 512, 1, 300, False),
 }
 TINY = (32, 2, 2, 64)
@@ -81,6 +81,7 @@ def configuration(folder: Path, mode: str, sizes: tuple) -> Path:
         model["max_decode_length"], model["use_past"] = rest
         values["input_data"] = ["def add(a, b):"] * rows
         values["predict_batch_size"] = rows
+        values["trainer"] = {"model_name": "codellama_tiny"}  # for its tokenizer
     path = folder / "run.yaml"
     path.write_text(yaml.safe_dump(values))
     return path
