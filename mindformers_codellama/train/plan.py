@@ -110,7 +110,7 @@ def build_network(run: RunConfig, comm: Comm, model_layout: ModelLayout) -> Llam
         recompute(network, run.recompute_config)
         if run.context.device_target == "CPU":
             instead = "lower runner_config.batch_size and raise gradient_accumulation_steps instead"
-            logger.warning("recompute_config.recompute: MindSpore's CPU backend computes again but frees nothing; %s", instead)
+            logger.warning("recompute_config.recompute: MindSpore's CPU backend computes again but needs no less memory; %s", instead)
     network.set_train()
     return network
 
