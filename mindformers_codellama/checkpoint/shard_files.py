@@ -134,7 +134,6 @@ def find_shards(path: Path, *, strategy: StrategyLayouts | None, prefix: str = "
             return shards, ""
         problems.append(f"{candidate.first.path.parent.parent / 'rank_*' / candidate.key}: {problem}")
         opened.append((shards, problem))
-    log.warning("no save is complete on all ranks: %s", problems[0])
     return opened[0]
 
 
@@ -156,7 +155,7 @@ def _open_all(candidate: _Candidate, expected: int, end: int) -> tuple[list[Shar
         try:
             shard = candidate.first if path == candidate.first.path else open_shard(path, rank)
         except CodeLlamaError as error:
-            problem = problem or str(error)
+            problem = problem or f"{error.where}: {error.problem}".rstrip(".")
             continue
         if shards and not same_save(shards[0], shard):
             problem = problem or f"{path} is of another save than {shards[0].path}"

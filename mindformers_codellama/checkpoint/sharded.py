@@ -24,7 +24,7 @@ from mindformers_codellama.checkpoint.open import CheckpointReader, open_checkpo
 from mindformers_codellama.checkpoint.report import compare
 from mindformers_codellama.checkpoint.shard_files import Shard, find_shards, is_model_tensor, open_shard, same_save
 from mindformers_codellama.checkpoint.shard_info import SHARD_KEY
-from mindformers_codellama.checkpoint.sharded_checks import SAMPLES, Gathered, Placed, check_cover, compare_replicas, few
+from mindformers_codellama.checkpoint.sharded_checks import SAMPLES, Gathered, Placed, check_cover, check_same_parts, compare_replicas, few
 from mindformers_codellama.checkpoint.tensors import FileTensor, LazyTensor
 from mindformers_codellama.checkpoint.weight_map import Sizes, expected_shapes, is_training_state
 from mindformers_codellama.errors import CheckpointError, CodeLlamaError, raise_all
@@ -66,7 +66,7 @@ def open_sharded(folder: str | Path, *, strategy: str | Path | None = None, pref
 
     Args:
         folder: holds `rank_0`, `rank_1`, ..., directly or in `checkpoint` or `checkpoint_network`.
-        strategy: strategy file or folder of shards that do not describe themselves.
+        strategy: strategy file or folder of shards that do not describe themselves; for others it must agree with them.
         prefix: start of the file names, when a folder holds several kinds.
         verify: read all replicas and compare them; otherwise the first of each is taken.
 
@@ -98,9 +98,14 @@ def open_shards(files: Mapping[int, Path], *, strategy: str | Path | None = None
 def _join(folder: Path, shards: Sequence[Shard], strategy: StrategyLayouts | None, *, verify: bool, lost: str = "") -> CheckpointReader:
     described = all(shard.info is not None for shard in shards)
     if not described and strategy is None:
-        return _replicas(folder, shards)
+        reader = _replicas(folder, shards)
+        _remark(folder, lost)
+        return reader
     gathered = _gather(shards, None if described else strategy)
+    if described and strategy is not None:
+        check_same_parts(folder, gathered, strategy)
     check_cover(folder, shards, gathered, strategy, lost)
+    _remark(folder, lost)
     if verify:
         compare_replicas(gathered, samples=0)
     elif not described:
@@ -127,6 +132,12 @@ def _join(folder: Path, shards: Sequence[Shard], strategy: StrategyLayouts | Non
     }
     order = list(manifest.get("sharding", {}).get("order", ()))
     return CheckpointReader(folder, {name: tensors[name] for name in _ordered(tensors, shards, order)}, about, config, strings)
+
+
+def _remark(folder: Path, lost: str) -> None:
+    """A file is missing, but others hold all that it held."""
+    if lost:
+        log.warning("%s: no save is complete on all ranks (%s); the other ranks hold all of this one.", folder, lost)
 
 
 def _replicas(folder: Path, shards: Sequence[Shard]) -> CheckpointReader:

@@ -15,6 +15,7 @@ from mindformers_codellama.checkpoint.tensors import FileTensor
 from mindformers_codellama.checkpoint.weight_map import to_theirs
 from mindformers_codellama.errors import CheckpointError, CodeLlamaError, raise_all
 from mindformers_codellama.layout.boxes import Box, whole
+from mindformers_codellama.layout.cuts import MOMENTS
 from mindformers_codellama.layout.strategy import StrategyLayouts
 
 SAMPLES = 4
@@ -83,6 +84,29 @@ def check_cover(
     absent = [CheckpointError(f"{folder}: {name}", f"is in the strategy {where}, but in no shard.", fix=fix) for name in gone]
     fix = "the shards are of several runs, or the strategy is of another; save or copy them again."
     raise_all(few([*absent, *(CheckpointError(f"{folder}: {name}", problem, fix=fix) for name, problem in holes.items())]))
+
+
+def check_same_parts(folder: Path, gathered: Mapping[str, Gathered], strategy: StrategyLayouts) -> None:
+    """Refuse a strategy that contradicts shards that say themselves where they belong.
+
+    Raises:
+        CheckpointError: once, for the first tensor that is not in the strategy or lies elsewhere by it.
+    """
+    fix = "give the strategy of the run that saved the shards, or none: they say themselves where they belong."
+    for name, found in gathered.items():
+        if strategy.tensor(name) is None:
+            raise CheckpointError(strategy.where, f"is of another run: it does not know {name} of the shards in {folder}.", fix=fix)
+        if name.startswith(MOMENTS) and name not in strategy.tensors:
+            continue  # strategies of other tools list weights alone
+        for shard, box, _ in found.parts:
+            try:
+                other = strategy.box(name, found.shape, shard.rank) if shard.rank < strategy.ranks else None
+            except CheckpointError:
+                other = None
+            if other != box:
+                named = f"{_text(other)} of it" if other else "no part of it"
+                problem = f"is of another run: {shard.path} holds {_text(box)} of {name}, by the strategy rank {shard.rank} has {named}."
+                raise CheckpointError(strategy.where, problem, fix=fix)
 
 
 def _hole(found: Gathered) -> str:

@@ -7,6 +7,7 @@ import os
 import pickle
 import re
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -134,11 +135,12 @@ def test_names_of_other_tools(tmp_path: Path) -> None:
     assert_whole(open_sharded(tmp_path / "both", prefix="a_"))
 
 
-def test_a_lost_replica_is_not_missed_but_a_lost_part_is(tmp_path: Path) -> None:
+def test_a_lost_replica_is_not_missed_but_a_lost_part_is(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     layout = model_layout(2, 2, 2)
     write_shards(tmp_path, layout, WHOLE)
     shutil.rmtree(tmp_path / "rank_2")  # data 1, model 0, stage 0: a copy of rank 0
     assert_whole(open_sharded(tmp_path))
+    assert "(no file of rank 2); the other ranks hold all" in caplog.text
     shutil.rmtree(tmp_path / "rank_0")
     with pytest.raises(CheckpointError, match=r"lacks the shard of rank 0, 2 of 8 \(no file of rank 0, 2\)"):
         open_sharded(tmp_path)
@@ -152,11 +154,13 @@ def test_a_lost_stage_is_missed(tmp_path: Path) -> None:
         open_sharded(tmp_path)
 
 
-def test_a_truncated_shard_is_named(tmp_path: Path) -> None:
+def test_a_truncated_shard_is_named_once(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     files = write_shards(tmp_path, model_layout(1, 2, 1), WHOLE)
     files[1].write_bytes(files[1].read_bytes()[:20000])
-    with pytest.raises(CheckpointError, match=rf"lacks the shard of rank 1 of 2 \({files[1]}: is cut short after"):
+    with pytest.raises(CheckpointError, match=rf"lacks the shard of rank 1 of 2 \({files[1]}: is cut short after") as refused:
         open_sharded(tmp_path)
+    assert str(refused.value).count("Fix:") == 1
+    assert not caplog.records, "told once, by the error"
 
 
 def test_shards_that_say_nothing_are_refused_without_a_strategy(tmp_path: Path) -> None:
@@ -197,6 +201,28 @@ def test_a_strategy_of_another_layout_is_refused(
     with pytest.raises(CodeLlamaError) as refused:
         open_sharded(tmp_path / "shards", strategy=strategies(tmp_path / "strategy", model_layout(*claimed)))
     assert re.search(text, str(refused.value)), refused.value
+
+
+def test_shards_that_describe_themselves_take_their_own_strategy(tmp_path: Path) -> None:
+    layout = model_layout(2, 2, 2, zero=True)
+    write_shards(tmp_path / "shards", layout, WHOLE)
+    assert_whole(open_sharded(tmp_path / "shards", strategy=strategies(tmp_path / "strategy", layout)))
+
+
+@pytest.mark.parametrize("foreign", [(2, 1, 1), (1, 4, 1), (1, 1, 2), (1, 1, 1)])
+def test_shards_that_describe_themselves_refuse_a_foreign_strategy(tmp_path: Path, foreign: tuple[int, int, int]) -> None:
+    write_shards(tmp_path / "shards", model_layout(1, 2, 1), WHOLE)
+    with pytest.raises(CheckpointError, match=r"strategy: is of another run: .*rank_\d+.* by the strategy rank \d+ has") as refused:
+        open_sharded(tmp_path / "shards", strategy=strategies(tmp_path / "strategy", model_layout(*foreign)))
+    assert str(refused.value).count("is of another run") == 1
+
+
+def test_a_strategy_of_another_model_is_refused(tmp_path: Path) -> None:
+    write_shards(tmp_path / "shards", model_layout(1, 2, 1), WHOLE)
+    smaller = model_layout(1, 2, 1)
+    smaller = replace(smaller, config=replace(smaller.config, num_layers=2))
+    with pytest.raises(CheckpointError, match=r"does not know model\.layers\.2\."):
+        open_sharded(tmp_path / "shards", strategy=strategies(tmp_path / "strategy", smaller))
 
 
 def test_replicas_that_differ_are_found_when_asked(tmp_path: Path) -> None:
