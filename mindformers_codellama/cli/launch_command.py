@@ -136,6 +136,9 @@ def _configuration(name: str, arguments: argparse.Namespace) -> RunConfig | None
 def _foreign(given: Sequence[str]) -> Command:
     """Another program; a Python one runs in this program's environment."""
     program, *rest = given
+    script = rest[0] if _is_python(program) and rest else program
+    if script.endswith(".py") and not Path(script).is_file():
+        raise ConfigError(script, "does not exist.", fix="give the program's path, from the current folder.")
     if _is_python(program):
         words = [sys.executable, *rest]
     elif program.endswith(".py"):

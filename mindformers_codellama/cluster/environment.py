@@ -57,6 +57,8 @@ class Job:
     """Those of this machine."""
     master: Address
     """The scheduler; without meaning when the rank table goes through."""
+    any_port: bool = False
+    """Nobody else has to know the scheduler's port: another may be taken when that one is in use."""
     device_target: str = "CPU"
     """`CPU` or `Ascend`."""
     own_host: str = ""

@@ -6,6 +6,8 @@ import errno
 import fcntl
 import socket
 import struct
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 from mindformers_codellama.cluster.environment import Address
 from mindformers_codellama.errors import ClusterError, ConfigError
@@ -62,13 +64,49 @@ def require_free(address: Address) -> None:
     if problem is None:
         return
     if problem == errno.EADDRINUSE:
-        fix = f"--master {address.host}:{address.port + 1}, the same on every machine."
-        raise ClusterError("--master", f"port {address.port} of {address.host} is in use; another job?", fix=fix)
+        raise in_use(address)
     if problem == errno.EADDRNOTAVAIL:
         text = f"{address.host} is none of this machine's addresses ({', '.join(local_addresses())})"
         problem_text = f"{text}, but the scheduler runs here, beside rank 0."
         raise ClusterError("--master", problem_text, fix="name an address of the machine with rank 0.")
     raise ClusterError("--master", f"cannot listen on {address}: {errno.errorcode.get(problem, problem)}.", fix="choose a port above 1023.")
+
+
+@contextmanager
+def held_port(address: Address) -> Iterator[None]:
+    """Keep other launchers of this machine off the port, from before the scheduler listens until the job's end.
+
+    The mark is a socket without a file (Linux' abstract names), which goes with the process however it ends. Without it, of
+    two jobs started at once both would find the port free, and the ranks of one would join the other.
+
+    Raises:
+        ClusterError: as `require_free`; or another launcher holds it.
+    """
+    require_free(address)
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as mark:
+        try:
+            mark.bind(_mark(address))
+        except OSError:
+            raise in_use(address) from None
+        yield
+
+
+def is_free(address: Address) -> bool:
+    """Whether one can listen there and no launcher of this machine holds it."""
+    if _bind(address) is not None:
+        return False
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as mark:
+        try:
+            mark.bind(_mark(address))
+        except OSError:
+            return False
+    return True
+
+
+def in_use(address: Address, text: str = "is in use; another job?") -> ClusterError:
+    """The error for a port that somebody else has."""
+    fix = f"--master {address.host}:{address.port + 1}, the same on every machine."
+    return ClusterError("--master", f"port {address.port} of {address.host} {text}", fix=fix)
 
 
 def first_free(address: Address) -> Address:
@@ -77,7 +115,7 @@ def first_free(address: Address) -> Address:
     MindSpore's ranks on a CPU listen on ports from 8118 upward, so another job may hold the default one.
     """
     candidates = (Address(address.host, port) for port in range(address.port, min(address.port + PORTS_TRIED, 65536)))
-    return next((candidate for candidate in candidates if _bind(candidate) is None), address)
+    return next((candidate for candidate in candidates if is_free(candidate)), address)
 
 
 def parse_address(text: str, *, default_port: int) -> Address:
@@ -90,6 +128,10 @@ def parse_address(text: str, *, default_port: int) -> Address:
     if not host or (colon and not (port.isdecimal() and 0 < int(port) < 65536)):
         raise ConfigError("--master", f"got {text!r}.", fix="HOST:PORT, for example 192.168.1.10:8118, with a port of 1 to 65535.")
     return Address(host.strip("[]"), int(port) if colon else default_port)
+
+
+def _mark(address: Address) -> str:
+    return f"\0mindformers_codellama.scheduler.{address}"
 
 
 def _bind(address: Address) -> int | None:

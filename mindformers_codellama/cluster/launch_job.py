@@ -6,12 +6,12 @@ import os
 import signal
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field, replace
 from types import FrameType
 
 from mindformers_codellama.cluster.environment import Job
-from mindformers_codellama.cluster.launch_address import require_free
+from mindformers_codellama.cluster.launch_address import first_free, held_port, in_use, is_free
 from mindformers_codellama.cluster.launch_ranks import Member, Ranks
 from mindformers_codellama.cluster.launch_report import describe_failure
 from mindformers_codellama.cluster.launch_show import Logs
@@ -29,6 +29,12 @@ SETTLE = 2.0
 """Seconds after the first failure in which other ranks may fail by themselves and say why."""
 SCHEDULER_PATIENCE = 60.0
 """Seconds the scheduler may wait for the ranks of other machines after ours have ended well."""
+
+
+JOIN_SECONDS = 60.0
+"""A scheduler that ended this early has not had its port."""
+MOVES = 3
+"""Other ports tried for a job that may have any."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,15 +84,12 @@ def run(order: Order) -> int:
     with _stop_signals() as asked:
         for attempt in range(order.max_restarts + 1):
             job = order.job.after_restart(attempt)
-            if job.has_scheduler:
-                _require_free(job, is_restart=attempt > 0)
             command = order.resumed(began) if attempt else order.command
             if attempt:
                 where = "" if job.passes_rank_table else f", port {job.master.port}"
                 how = "from the beginning" if tuple(command) == tuple(order.command) else "from the last checkpoint"
                 order.tell(f"restart {attempt} of {order.max_restarts}{where}, {how}.")
-            with Ranks(job, command, order.logs, inherited=os.environ, again=attempt > 0) as ranks:
-                outcome = _watch(ranks, order, asked)
+            ranks, outcome = _attempt(order, job, command, asked, is_restart=attempt > 0)
             if outcome.stopped_by is not None:
                 order.tell("stopped.")
                 return outcome.code
@@ -97,6 +100,39 @@ def run(order: Order) -> int:
             if outcome.code == ConfigError.exit_code:
                 return outcome.code
     return outcome.code
+
+
+def _attempt(order: Order, job: Job, command: Sequence[str], asked: Sequence[signal.Signals], *, is_restart: bool) -> tuple[Ranks, Outcome]:
+    """Start all ranks and watch them to their end; on another port when somebody is faster and the port is free to choose.
+
+    MindSpore's scheduler needs seconds until it listens, and meanwhile the ranks of other jobs look for ports too.
+    """
+    for move in range(MOVES + 1):
+        port = job.master.port
+        if job.any_port:
+            job = replace(job, master=first_free(job.master))
+        if move or job.master.port != port:
+            order.tell(f"port {port} was taken by another program while the job started; trying port {job.master.port}.")
+        try:
+            with _port(job, is_restart=is_restart), Ranks(job, command, order.logs, inherited=os.environ, again=is_restart) as ranks:
+                outcome = _watch(ranks, order, asked)
+        except ClusterError:
+            if not job.any_port or move == MOVES:
+                raise
+            continue
+        if outcome.stopped_by is not None or not _lost_port(job, outcome):
+            break
+        if not job.any_port or move == MOVES:
+            raise in_use(job.master, "was taken by another program while the job started.")
+    return ranks, outcome
+
+
+def _lost_port(job: Job, outcome: Outcome) -> bool:
+    """Whether the scheduler ended first, before it can have been of use, and now that it is gone somebody else has its port."""
+    first = outcome.failures[0] if outcome.failures else None
+    if first is None or first.rank is not None or (first.ended_after or 0) > JOIN_SECONDS:
+        return False
+    return not is_free(job.master)
 
 
 def _watch(ranks: Ranks, order: Order, asked: Sequence[signal.Signals]) -> Outcome:
@@ -137,15 +173,19 @@ def _count(ranks: Ranks) -> str:
     return f"{len(running)} rank{'s' if len(running) != 1 else ''}"
 
 
-def _require_free(job: Job, *, is_restart: bool) -> None:
+@contextmanager
+def _port(job: Job, *, is_restart: bool) -> Iterator[None]:
     """The scheduler must be able to listen; a restart's port is not for a person to choose."""
-    try:
-        require_free(job.master)
-    except ClusterError as error:
-        if not is_restart:
-            raise
-        fix = "start the job again with resume, on a port whose followers are free as well."
-        raise ClusterError("restart", f"{error.problem.rstrip('.')}.", fix=fix) from error
+    with ExitStack() as stack:
+        if job.has_scheduler:
+            try:
+                stack.enter_context(held_port(job.master))
+            except ClusterError as error:
+                if not is_restart:
+                    raise
+                fix = "start the job again with resume, on a port whose followers are free as well."
+                raise ClusterError("restart", f"{error.problem.rstrip('.')}.", fix=fix) from error
+        yield
 
 
 @contextmanager

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import re
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from mindformers_codellama.cluster.environment import DEFAULT_PORT, DEFAULT_WAIT, Address, Job, LocalRank
@@ -247,8 +247,7 @@ def _job(request: Request, total: int, local: tuple[LocalRank, ...], *, master: 
         return job
     try:
         found = Address(request.machine.resolve(master.host), master.port)
-        if request.master is None and len(local) == total:  # nobody else has to know the port
-            found = request.machine.first_free(found)
-        return Job(**{**vars(job), "master": found})
+        any_port = request.master is None and len(local) == total
+        return replace(job, master=request.machine.first_free(found) if any_port else found, any_port=any_port)
     except ClusterError as error:
         raise ClusterError("--master", error.problem, fix=error.fix) from error

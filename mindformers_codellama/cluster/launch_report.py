@@ -28,9 +28,9 @@ def describe_failure(ranks: Ranks, failures: Sequence[Member]) -> list[str]:
     lines = [f"{first} ended first, {_ending(first)}, {after}; its log: {log}"]
     teller = _teller(ranks, failures)
     if teller.rank != 0:
-        told = _errors(ranks, 0) if any(member.rank == 0 for member in ranks.members) else set()
+        shown = "\n".join(last_lines(ranks.logs.of(0), 200)) if any(member.rank == 0 for member in ranks.members) else ""
         text = last_lines(ranks.logs.of(teller.rank))
-        if not (told & set(_marked_lines(text))):
+        if not any(line.partition(ERROR_MARK)[2].strip() in shown for line in _marked_lines(text)):
             whose = "its last lines:" if teller is first else f"the last lines of {teller}:"
             lines += [whose, *(f"  | {line}" for line in text)]
     lines += _hints(ranks, first)

@@ -20,6 +20,14 @@ TABLE = """{"version": "1.0", "server_count": "1", "server_list": [{"server_id":
   "host_nic_ip": "reserve"}], "status": "completed"}"""
 
 
+@pytest.fixture(autouse=True)
+def in_a_folder_with_programs(tmp_path_factory, monkeypatch):
+    folder = tmp_path_factory.mktemp("programs")
+    for name in ("x.py", "p.py", "predict_custom.py"):
+        (folder / name).touch()
+    monkeypatch.chdir(folder)
+
+
 @pytest.fixture
 def table(tmp_path):
     (tmp_path / "table.json").write_text(TABLE)
@@ -78,11 +86,12 @@ def test_ascend_gets_the_table_and_cpu_its_mapping(capsys, table):
 
 
 def test_a_dry_run_starts_nothing(capsys, tmp_path, monkeypatch):
+    (tmp_path / "x.py").touch()
     monkeypatch.chdir(tmp_path)
     code, out, _ = launch(capsys, "--ranks", "2", "--dry-run", "--", "python", "x.py")
     assert code == 0
     assert out.endswith("dry run: nothing was started.\n")
-    assert not list(tmp_path.iterdir())
+    assert [path.name for path in tmp_path.iterdir()] == ["x.py"]
 
 
 def test_logs_go_where_mindformers_says(capsys, monkeypatch):
@@ -121,11 +130,12 @@ TWO = ("--ranks", "2", "--dry-run", "--")
     ],
 )
 def test_what_every_rank_would_find_wrong_is_told_once_and_nothing_starts(capsys, tmp_path, monkeypatch, words, message):
+    (tmp_path / "x.py").touch()
     monkeypatch.chdir(tmp_path)
     code, out, errors = launch(capsys, *words)
     assert code == 2
     assert errors.count(message) == 1
-    assert not list(tmp_path.iterdir())
+    assert [path.name for path in tmp_path.iterdir()] == ["x.py"]
 
 
 @pytest.mark.parametrize(

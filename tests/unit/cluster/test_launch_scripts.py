@@ -204,6 +204,7 @@ def test_run_predict_shows_its_usage_and_what_was_wrong(predict_folder, words, m
     ids=["default", "ranks", "one machine", "several machines"],
 )
 def test_msrun_launcher(words, ranks, meeting, log, tmp_path):
+    (tmp_path / "program.py").touch()
     done = call("msrun_launcher.sh", "program.py --text 'two words'", *words, cwd=tmp_path)
     found = started(done)
     assert list(found) == list(ranks)

@@ -257,6 +257,72 @@ def test_two_jobs_on_one_port(launched, tmp_path):
     assert not launched.pids()
 
 
+def test_of_two_jobs_started_at_once_one_has_the_port(launched):
+    """The scheduler here never listens, as for its first seconds."""
+    first = launched.start(HANG)
+    launched.wait_for_notes(3)
+    second = launched.run(HANG)
+    first.terminate()
+    first.wait(20)
+    assert second.returncode == 9
+    assert f"port {launched.port} of 127.0.0.1 is in use; another job? Fix: --master" in second.stderr
+    assert len(launched.pids()) == 3
+    assert launched.run("").returncode == 0, "the port is free again"
+
+
+SLOW_SCHEDULER = (
+    """(sys.executable, "-c", "import os, sys, time\\nwhile not os.path.exists('taken'): time.sleep(0.02)\\n"""
+    """sys.exit('Traceback')")"""
+)
+
+
+@pytest.mark.parametrize("named", [True, False])
+def test_a_port_that_is_taken_before_the_scheduler_listens(launched, named):
+    import socket
+
+    command = launched.command("while not os.path.exists('taken'): time.sleep(0.02)\ntime.sleep(0.5)" if named else "time.sleep(1)")
+    command[2] = command[2].replace('("sleep", "600")', SLOW_SCHEDULER)
+    if not named:  # the default port is not for tests
+        at = command.index("--master")
+        command[at : at + 2] = []
+        begin = f"from mindformers_codellama.cluster import launch_place\nlaunch_place.DEFAULT_PORT = {launched.port}\n"
+        command[2] = begin + command[2].replace("launch_job.SETTLE", "launch_job.MOVES = 1\nlaunch_job.SETTLE")
+    job = subprocess.Popen(command, env=launched.env, cwd=launched.folder, stderr=subprocess.PIPE, text=True)
+    launched.wait_for_notes(3)
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", launched.port))
+        other.listen(1)
+        (launched.folder / "taken").touch()
+        _, errors = job.communicate(timeout=40)
+    taken = f"port {launched.port} of 127.0.0.1 was taken by another program while the job started."
+    if named:
+        assert job.returncode == 9
+        assert taken in errors
+        assert "Traceback" not in errors
+    else:
+        assert f"port {launched.port} was taken by another program while the job started; trying port" in errors
+        assert "the scheduler ended first, with exit code 1" in errors, "the second time nobody has the port"
+    assert not launched.left(0)
+
+
+def test_an_error_of_another_rank_that_rank_0_has_shown_is_not_repeated(launched):
+    told = "codellama: error: x.ckpt: is cut short."
+    body = f"all_have_started()\nif rank == 1: print('{told}', file=sys.stderr); sys.exit(3)\n"
+    body += "print('this rank ends because of an error on rank 1: x.ckpt: is cut short.', file=sys.stderr, flush=True)\ntime.sleep(600)"
+    done = launched.run(body)
+    assert done.returncode == 3
+    assert done.stderr.count("is cut short") == 1
+
+
+def test_a_program_that_does_not_exist_is_told_before_anything_starts(launched):
+    for words in (["nothing.py"], ["python", "nothing.py", "--flag"]):
+        command = launched.command("")
+        command[command.index("--") + 1 :] = words
+        done = subprocess.run(command, env=launched.env, cwd=launched.folder, capture_output=True, text=True, timeout=60)
+        assert done.returncode == 2
+        assert done.stderr == "codellama: error: nothing.py: does not exist. Fix: give the program's path, from the current folder.\n"
+
+
 def test_a_log_folder_that_cannot_be_written(launched, tmp_path):
     (tmp_path / "file").write_text("")
     done = launched.run(HANG, "--log-dir", str(tmp_path / "file" / "log"))
