@@ -24,7 +24,16 @@ from mindformers_codellama.checkpoint.open import CheckpointReader, open_checkpo
 from mindformers_codellama.checkpoint.report import compare
 from mindformers_codellama.checkpoint.shard_files import Shard, find_shards, is_model_tensor, open_shard, same_save
 from mindformers_codellama.checkpoint.shard_info import SHARD_KEY
-from mindformers_codellama.checkpoint.sharded_checks import SAMPLES, Gathered, Placed, check_cover, check_same_parts, compare_replicas, few
+from mindformers_codellama.checkpoint.sharded_checks import (
+    SAMPLES,
+    Described,
+    Gathered,
+    Placed,
+    check_cover,
+    check_same_parts,
+    compare_replicas,
+    few,
+)
 from mindformers_codellama.checkpoint.tensors import FileTensor, LazyTensor
 from mindformers_codellama.checkpoint.weight_map import Sizes, expected_shapes, is_training_state
 from mindformers_codellama.errors import CheckpointError, CodeLlamaError, raise_all
@@ -102,8 +111,8 @@ def _join(folder: Path, shards: Sequence[Shard], strategy: StrategyLayouts | Non
         _remark(folder, lost)
         return reader
     gathered = _gather(shards, None if described else strategy)
-    if described and strategy is not None:
-        check_same_parts(folder, gathered, strategy)
+    if strategy is not None:
+        check_same_parts([Described(shard.path, shard.rank, shard.info.pieces) for shard in shards if shard.info], strategy)
     check_cover(folder, shards, gathered, strategy, lost)
     _remark(folder, lost)
     if verify:

@@ -11,6 +11,7 @@ from typing import NamedTuple
 from mindformers_codellama.checkpoint.boxes_io import blocks, read_box
 from mindformers_codellama.checkpoint.dtypes import numpy_dtype
 from mindformers_codellama.checkpoint.shard_files import Shard
+from mindformers_codellama.checkpoint.shard_info import Piece
 from mindformers_codellama.checkpoint.tensors import FileTensor
 from mindformers_codellama.checkpoint.weight_map import to_theirs
 from mindformers_codellama.errors import CheckpointError, CodeLlamaError, raise_all
@@ -30,6 +31,14 @@ class Placed(NamedTuple):
     shard: Shard
     box: Box
     tensor: FileTensor
+
+
+class Described(NamedTuple):
+    """A rank's file and what it says it holds."""
+
+    path: Path
+    rank: int
+    pieces: Mapping[str, Piece]
 
 
 @dataclass
@@ -86,26 +95,26 @@ def check_cover(
     raise_all(few([*absent, *(CheckpointError(f"{folder}: {name}", problem, fix=fix) for name, problem in holes.items())]))
 
 
-def check_same_parts(folder: Path, gathered: Mapping[str, Gathered], strategy: StrategyLayouts) -> None:
+def check_same_parts(shards: Sequence[Described], strategy: StrategyLayouts) -> None:
     """Refuse a strategy that contradicts shards that say themselves where they belong.
 
     Raises:
         CheckpointError: once, for the first tensor that is not in the strategy or lies elsewhere by it.
     """
     fix = "give the strategy of the run that saved the shards, or none: they say themselves where they belong."
-    for name, found in gathered.items():
-        if strategy.tensor(name) is None:
-            raise CheckpointError(strategy.where, f"is of another run: it does not know {name} of the shards in {folder}.", fix=fix)
-        if name.startswith(MOMENTS) and name not in strategy.tensors:
-            continue  # strategies of other tools list weights alone
-        for shard, box, _ in found.parts:
+    for path, rank, pieces in shards:
+        for name, piece in pieces.items():
+            if strategy.tensor(name) is None:
+                raise CheckpointError(strategy.where, f"is of another run: it does not know {name} of {path}.", fix=fix)
+            if name.startswith(MOMENTS) and name not in strategy.tensors:
+                continue  # strategies of other tools list weights alone
             try:
-                other = strategy.box(name, found.shape, shard.rank) if shard.rank < strategy.ranks else None
+                other = strategy.box(name, piece.shape, rank) if rank < strategy.ranks else None
             except CheckpointError:
                 other = None
-            if other != box:
+            if other != piece.box:
                 named = f"{_text(other)} of it" if other else "no part of it"
-                problem = f"is of another run: {shard.path} holds {_text(box)} of {name}, by the strategy rank {shard.rank} has {named}."
+                problem = f"is of another run: {path} holds {_text(piece.box)} of {name}, by the strategy rank {rank} has {named}."
                 raise CheckpointError(strategy.where, problem, fix=fix)
 
 

@@ -12,9 +12,11 @@ from mindformers_codellama.checkpoint.open import CheckpointReader, open_checkpo
 from mindformers_codellama.checkpoint.shard_files import rank_folders
 from mindformers_codellama.checkpoint.shard_info import SHARD_KEY, ShardInfo, read_shard_text, shard_info
 from mindformers_codellama.checkpoint.sharded import open_sharded
+from mindformers_codellama.checkpoint.sharded_checks import Described, check_same_parts
 from mindformers_codellama.checkpoint.weight_map import is_training_state
 from mindformers_codellama.errors import CheckpointError
 from mindformers_codellama.layout.cuts import MOMENTS, ModelLayout
+from mindformers_codellama.layout.strategy_files import read_strategy
 
 SHARDS = "ms-shards"
 """`format` of a reader that joins shards."""
@@ -53,7 +55,7 @@ def open_source(
         needed: shapes of this rank's weights.
         model_layout: where every tensor lies; None for a whole network.
         rank: this rank.
-        strategy: strategy file or folder of shards that do not describe themselves.
+        strategy: strategy file or folder of shards that do not describe themselves; for others it must agree with them.
         alone: take the newest file of the own folder without looking at the others; else the newest save that is complete.
 
     Raises:
@@ -61,6 +63,7 @@ def open_source(
     """
     path = Path(path).expanduser()
     folders = rank_folders(path)
+    layouts = read_strategy(strategy) if strategy else None
     if not folders:
         return _single(path, open_checkpoint(path), model_layout, rank)
     own = _newest(folders.get(rank)) if alone else None
@@ -68,6 +71,8 @@ def open_source(
         info = shard_of(own)
         fits = _same_parts(info, model_layout, rank) if info else not strategy and state_shapes(own, weights=True) == dict(needed)
         if fits:
+            if info and layouts:
+                check_same_parts([Described(own.path, rank, info.pieces)], layouts)
             return Source(own, own=True, save=info.save if info else "")
         if list(folders) == [0] and info is None:
             return Source(open_checkpoint(path))

@@ -8,16 +8,18 @@ import pickle
 import re
 import shutil
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pytest
-from shards_case import MODEL, STATE_TEXT, model_layout, whole_tensors, write_shards
+from shards_case import MODEL, STATE_TEXT, expected_part, model_layout, whole_tensors, write_shards
 
 from mindformers_codellama.checkpoint.boxes_io import read_box
 from mindformers_codellama.checkpoint.ckpt_format import write_ckpt
 from mindformers_codellama.checkpoint.open import CheckpointReader, open_checkpoint
 from mindformers_codellama.checkpoint.sharded import JoinedTensor, open_sharded, open_shards
+from mindformers_codellama.checkpoint.source import open_source
 from mindformers_codellama.errors import CheckpointError, CodeLlamaError
 from mindformers_codellama.layout.boxes import Box
 from mindformers_codellama.layout.cuts import ModelLayout
@@ -215,6 +217,18 @@ def test_shards_that_describe_themselves_refuse_a_foreign_strategy(tmp_path: Pat
     with pytest.raises(CheckpointError, match=r"strategy: is of another run: .*rank_\d+.* by the strategy rank \d+ has") as refused:
         open_sharded(tmp_path / "shards", strategy=strategies(tmp_path / "strategy", model_layout(*foreign)))
     assert str(refused.value).count("is of another run") == 1
+
+
+def test_a_rank_that_reads_its_own_shard_refuses_a_missing_or_foreign_strategy(tmp_path: Path) -> None:
+    layout = model_layout(1, 2, 1)
+    write_shards(tmp_path / "shards", layout, WHOLE)
+    own = {name: part.shape for name in WHOLE if (part := expected_part(name, WHOLE[name], layout, 1)) is not None}
+    start = partial(open_source, tmp_path / "shards", own, model_layout=layout, rank=1)
+    assert start(strategy=str(strategies(tmp_path / "same", layout))).own
+    with pytest.raises(CheckpointError, match="nothing: does not exist"):
+        start(strategy=str(tmp_path / "nothing"))
+    with pytest.raises(CheckpointError, match="is of another run"):
+        start(strategy=str(strategies(tmp_path / "foreign", model_layout(2, 1, 1))))
 
 
 def test_a_strategy_of_another_model_is_refused(tmp_path: Path) -> None:
