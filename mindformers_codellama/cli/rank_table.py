@@ -35,7 +35,7 @@ within one group, or [0,8), or on a server with 16 devices [0,16) or any range f
 
 examples:
   python tools/hccl_tools.py --device_num "[0,8)" --server_ip 10.0.0.9
-  python tools/hccl_tools.py --device_num "[10,16)" --device_num_per_node 16
+  python tools/hccl_tools.py --device_num "[10,16)"
   python tools/hccl_tools.py --device_num "[0,4)" --visible_devices "4,5,6,7"
   python tools/hccl_tools.py --device_num "[0,4)" --server_ip 127.0.0.1 --simulate
 """
@@ -75,7 +75,7 @@ def _add_make(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--device_num", default="[0,8)", metavar="RANGE", help='devices, "[a,b)"; "[a,b]" means the same (default [0,8))')
     parser.add_argument("--visible_devices", metavar="LIST", help="hardware numbers of the devices a container sees (default 0,1,2,...)")
     parser.add_argument("--server_ip", default="", metavar="ADDRESS", help="this machine's address (default: its host name's)")
-    parser.add_argument("--device_num_per_node", type=int, default=8, metavar="N", help="devices of the server (default 8)")
+    parser.add_argument("--device_num_per_node", type=int, metavar="N", help="devices of the server (default 8; 16 for a range beyond)")
     parser.add_argument("--hccn_conf", type=Path, default=HCCN_CONF, metavar="FILE", help=f"read when hccn_tool fails ({HCCN_CONF})")
     parser.add_argument("--simulate", action="store_true", help="invent device addresses (192.0.2.N): no NPU is needed, for CPU runs only")
     _add_output(parser)
@@ -105,7 +105,7 @@ def run(arguments: argparse.Namespace) -> int:
 def run_make(arguments: argparse.Namespace) -> int:
     """Write the table of one server."""
     devices = device_range(arguments.device_num, per_node=arguments.device_num_per_node)
-    device_ids = visible_device_ids(arguments.visible_devices, devices, per_node=arguments.device_num_per_node)
+    device_ids = visible_device_ids(arguments.visible_devices, devices)
     server_id = check_server_id(arguments.server_ip or own_address())
     if not arguments.server_ip and is_loopback(server_id):
         print(f"warning: this machine's name stands for {server_id}, which other machines cannot reach: give --server_ip.", file=sys.stderr)

@@ -17,8 +17,16 @@ WHOLE = ((0, 8), (0, 16))
 SERVER_ID = re.compile(r"[^\s/\\]{1,63}")
 
 
-def device_range(text: str, *, per_node: int) -> range:
+PER_NODE = (8, 16)
+"""Devices of a server: the first of these that a range fits into, unless a person says it."""
+
+
+def device_range(text: str, *, per_node: int | None = None) -> range:
     """`[0,8)`, or `[0,8]` with the same meaning, as MindFormers reads it: the first device, and the one after the last.
+
+    Args:
+        text: the range.
+        per_node: devices of the server; None is 8, and 16 for a range that goes beyond the first 8.
 
     Raises:
         ConfigError: another form, an empty range, devices the server has not, or a range across the groups.
@@ -28,6 +36,8 @@ def device_range(text: str, *, per_node: int) -> range:
         fix = "put it in quotes: the shell reads brackets."
         raise ConfigError("--device_num", f'got "{text}", must be a range such as "[0,8)".', fix=fix)
     start, stop = int(found[1]), int(found[2])
+    if per_node is None:
+        per_node = next((number for number in PER_NODE if stop <= number), PER_NODE[-1])
     if per_node < 1:
         raise ConfigError("--device_num_per_node", f"got {per_node}, must be at least 1.")
     if start >= stop:
@@ -36,7 +46,7 @@ def device_range(text: str, *, per_node: int) -> range:
         raise ConfigError(
             "--device_num",
             f"{text} goes up to device {stop - 1}, but the server has {per_node} (0 to {per_node - 1}).",
-            fix="give a smaller range, or --device_num_per_node 16 where the server has 16.",
+            fix="give a smaller range" + (", or --device_num_per_node 16 where the server has 16." if per_node < PER_NODE[-1] else "."),
         )
     if start < GROUP < stop and (start, stop) not in WHOLE:
         allowed = "[0,8), or [0,16) on 16 devices" if per_node >= 16 else "[0,8)"
@@ -44,10 +54,10 @@ def device_range(text: str, *, per_node: int) -> range:
     return range(start, stop)
 
 
-def visible_device_ids(text: str | None, devices: range, *, per_node: int) -> list[int]:
+def visible_device_ids(text: str | None, devices: range) -> list[int]:
     """The hardware's number of each device of the range: the range counts the entries of `--visible_devices`.
 
-    None means 0 to `per_node` - 1.
+    None means 0, 1, 2, ...
 
     Raises:
         ConfigError: not numbers, a number twice, or fewer numbers than the range needs.

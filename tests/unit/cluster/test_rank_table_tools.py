@@ -53,7 +53,7 @@ def test_the_tools_write_what_mindformers_writes(folder):
     for words in (
         ["--server_ip", "10.0.0.9"],
         ["--server_ip", "10.0.0.10"],
-        ["--device_num", "[10,16)", "--device_num_per_node", "16", "--server_ip", "10.0.0.11"],
+        ["--device_num", "[10,16)", "--server_ip", "10.0.0.11"],
     ):
         subprocess.run([sys.executable, ROOT / "tools/hccl_tools.py", *words], check=True, capture_output=True, timeout=60)
     files = sorted(path.name for path in folder.glob("hccl_8p*.json"))
@@ -87,6 +87,9 @@ def test_check_accepts_what_make_writes(folder, devices, capsys):
         ("[0,8)", 8, range(8)),
         ("[0,8]", 8, range(8)),
         ("[10,16)", 16, range(10, 16)),
+        ("[10,16)", None, range(10, 16)),
+        ("[0,16)", None, range(16)),
+        ("[0,8)", None, range(8)),
         ("[0,16)", 16, range(16)),
         ("[4,12)", 16, range(4, 12)),
         ("[7,8)", 8, range(7, 8)),
@@ -108,6 +111,8 @@ def test_ranges_are_read_as_mindformers_reads_them(text, per_node, expected):
         ("[6,5)", 8, "has no device in it"),
         ("[0,9)", 8, "goes up to device 8, but the server has 8"),
         ("[10,16)", 8, "goes up to device 15"),
+        ("[10,17)", None, "goes up to device 16, but the server has 16"),
+        ("[2,6)", None, "crosses the groups"),
         ("[3,6)", 8, r"crosses the groups 0-3 and 4-7. Fix: stay within one group, or take \[0,8\)."),
         ("[0,6)", 8, "crosses the groups"),
         ("[1,8)", 8, "crosses the groups"),
@@ -143,7 +148,7 @@ def test_a_range_counts_the_visible_devices(folder):
 )
 def test_wrong_visible_devices_are_refused(text, message):
     with pytest.raises(ConfigError, match=message):
-        visible_device_ids(text, range(4), per_node=8)
+        visible_device_ids(text, range(4))
 
 
 def test_without_hccn_tool_the_addresses_come_from_hccn_conf(folder, capsys):
