@@ -103,9 +103,10 @@ def check_same_parts(shards: Sequence[Described], strategy: StrategyLayouts) -> 
     """
     fix = "give the strategy of the run that saved the shards, or none: they say themselves where they belong."
     for path, rank, pieces in shards:
+        folder = path.parent.parent  # ranks that each look at their own file say the same, so that it is told once
         for name, piece in pieces.items():
             if strategy.tensor(name) is None:
-                raise CheckpointError(strategy.where, f"is of another run: it does not know {name} of {path}.", fix=fix)
+                raise CheckpointError(strategy.where, f"is of another run: it does not know {name} of the shards in {folder}.", fix=fix)
             if name.startswith(MOMENTS) and name not in strategy.tensors:
                 continue  # strategies of other tools list weights alone
             try:
@@ -113,8 +114,7 @@ def check_same_parts(shards: Sequence[Described], strategy: StrategyLayouts) -> 
             except CheckpointError:
                 other = None
             if other != piece.box:
-                named = f"{_text(other)} of it" if other else "no part of it"
-                problem = f"is of another run: {path} holds {_text(piece.box)} of {name}, by the strategy rank {rank} has {named}."
+                problem = f"is of another run: it cuts {name} otherwise ({strategy.ranks} ranks) than the shards in {folder} say."
                 raise CheckpointError(strategy.where, problem, fix=fix)
 
 
