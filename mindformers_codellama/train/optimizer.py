@@ -18,6 +18,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import mindspore as ms
 import numpy as np
@@ -25,7 +26,7 @@ from mindspore import nn, ops
 from mindspore.ops import operations as P
 
 from mindformers_codellama.errors import ConfigError
-from mindformers_codellama.train.reduce import GatherRows, RowCut
+from mindformers_codellama.train.reduce import GatherRows, RowCut, at
 
 OPTIMIZERS = ("FP32StateAdamWeightDecay", "AdamW")
 
@@ -108,9 +109,15 @@ class AdamUpdate(nn.Cell):
         shapes = [tuple(p.shape) for p in parameters]
         self.decayed = decayed([p.name for p in parameters], shapes) if decays is None else tuple(decays)
         self.fused = tuple(p.dtype == ms.float32 and not cut for p, cut in zip(parameters, self.cut, strict=True))
-        self.any_cut = any(self.cut)
-        if self.any_cut:
-            self.gather = GatherRows(rows.axis, [shape for shape, cut in zip(shapes, self.cut, strict=True) if cut], rows.groups)
+        self.whole_at = tuple(i for i in range(self.count) if not self.cut[i])
+        self.cut_at = tuple(i for i in range(self.count) if self.cut[i])
+        if self.cut_at:
+            self.gather = GatherRows(rows.axis, [shapes[i] for i in self.cut_at], rows.groups)
+            self.map = ops.HyperMap()
+            self.cut_parameters, self.cut_m, self.cut_v = (
+                ms.ParameterTuple([every[i] for i in self.cut_at]) for every in (self.parameters, self.adam_m, self.adam_v)
+            )
+            self.cut_decayed = tuple(self.decayed[i] for i in self.cut_at)
         self.beta1 = ms.Tensor(settings.beta1, ms.float32)
         self.beta2 = ms.Tensor(settings.beta2, ms.float32)
         self.rest1 = ms.Tensor(1.0 - settings.beta1, ms.float32)
@@ -131,53 +138,73 @@ class AdamUpdate(nn.Cell):
         """
         rate, eps, decay = coefficients[0], coefficients[1], coefficients[2]
         done = factor
-        updated: tuple[ms.Tensor, ...] = ()
-        for i in range(self.count):
+        for i in self.whole_at:
             gradient = ops.cast(gradients[i], ms.float32) * factor
             scalars = (rate, eps, decay if self.decayed[i] else self.no_decay)
             if self.fused[i]:
                 state = (self.parameters[i], self.adam_m[i], self.adam_v[i])
                 done = ops.depend(done, self.fused_update(*state, rate, self.beta1, self.beta2, eps, scalars[2], gradient))
-            elif self.cut[i]:
-                weight, moved = self.plain_update(i, self.own_rows(self.parameters[i]), gradient, scalars)
-                updated = updated + (ops.cast(weight, ms.float32),)
-                done = ops.depend(done, moved)
             else:
-                weight, moved = self.plain_update(i, self.parameters[i], gradient, scalars)
-                done = ops.depend(ops.depend(done, ops.assign(self.parameters[i], weight)), moved)
-        if self.any_cut:
-            done = self.spread(updated, done)
+                betas = (self.beta1, self.rest1, self.beta2, self.rest2)
+                weight = _plain_update(betas, scalars, self.parameters[i], self.adam_m[i], self.adam_v[i], gradient)
+                done = ops.depend(done, ops.assign(self.parameters[i], weight))
+        if self.cut_at:
+            done = ops.depend(done, self.update_cut(gradients, factor, (rate, eps, decay)))
         return done
 
-    def plain_update(
-        self, i: int, held: ms.Tensor, gradient: ms.Tensor, scalars: tuple[ms.Tensor, ms.Tensor, ms.Tensor]
-    ) -> tuple[ms.Tensor, ms.Tensor]:
-        """The same in plain operators, float32 inside, rounded once at the end: new values of `held`, and what to wait for.
+    def update_cut(
+        self, gradients: tuple[ms.Tensor, ...], factor: ms.Tensor, scalars: tuple[ms.Tensor, ms.Tensor, ms.Tensor]
+    ) -> tuple[ms.Tensor, ...]:
+        """Update this rank's rows of every cut weight, and take the others from their ranks.
 
-        For weights held in half precision, and for rows of a weight.
+        Tuples are made all at once, see `reduce`.
         """
         rate, eps, decay = scalars
-        weight = ops.cast(held, ms.float32)
-        mean = self.adam_m[i] * self.beta1 + gradient * self.rest1
-        square = self.adam_v[i] * self.beta2 + ops.square(gradient) * self.rest2
-        updated = ops.cast(weight - rate * (mean / (ops.sqrt(square) + eps) + decay * weight), held.dtype)
-        moved = ops.depend(ops.assign(self.adam_m[i], mean), ops.assign(self.adam_v[i], square))
-        return updated, moved
+        betas = (self.beta1, self.rest1, self.beta2, self.rest2)
+        update = partial(_update_rows, (self.ranks, self.index), betas, (rate, eps, decay), (rate, eps, self.no_decay), factor)
+        own = self.map(partial(at, gradients), self.cut_at)
+        rows = self.map(update, self.cut_decayed, self.cut_parameters, self.cut_m, self.cut_v, own)
+        return self.map(_assign, self.cut_parameters, self.gather(rows))
 
-    def own_rows(self, weight: ms.Tensor) -> ms.Tensor:
-        """This rank's rows of a cut weight."""
-        rows = weight.shape[0] // self.ranks
-        return weight[self.index * rows : (self.index + 1) * rows]
 
-    def spread(self, updated: tuple[ms.Tensor, ...], done: ms.Tensor) -> ms.Tensor:
-        """Make every cut weight whole again out of the ranks' updated rows."""
-        wholes = self.gather(updated)
-        place = 0
-        for i in range(self.count):
-            if self.cut[i]:
-                done = ops.depend(done, ops.assign(self.parameters[i], ops.cast(wholes[place], self.parameters[i].dtype)))
-                place = place + 1
-        return done
+def _plain_update(
+    betas: tuple[ms.Tensor, ...], scalars: tuple[ms.Tensor, ...], held: ms.Tensor, mean: ms.Tensor, square: ms.Tensor, gradient: ms.Tensor
+) -> ms.Tensor:
+    """Adam in plain operators, float32 inside, rounded once at the end: new values of `held`; the moments are assigned.
+
+    For weights held in half precision, and for rows of a weight.
+    """
+    beta1, rest1, beta2, rest2 = betas
+    rate, eps, decay = scalars
+    weight = ops.cast(held, ms.float32)
+    new_mean = mean * beta1 + gradient * rest1
+    new_square = square * beta2 + ops.square(gradient) * rest2
+    updated = ops.cast(weight - rate * (new_mean / (ops.sqrt(new_square) + eps) + decay * weight), held.dtype)
+    return ops.depend(updated, (ops.assign(mean, new_mean), ops.assign(square, new_square)))
+
+
+def _update_rows(  # noqa: PLR0913 - what all weights share, then one weight's
+    place: tuple[int, int],
+    betas: tuple[ms.Tensor, ...],
+    decaying: tuple[ms.Tensor, ...],
+    fixed: tuple[ms.Tensor, ...],
+    factor: ms.Tensor,
+    decays: bool,
+    parameter: ms.Parameter,
+    mean: ms.Parameter,
+    square: ms.Parameter,
+    gradient: ms.Tensor,
+) -> ms.Tensor:
+    """Rows `place` (number of ranks, this one) of a weight after its update, float32."""
+    ranks, index = place
+    count = parameter.shape[0] // ranks
+    held = parameter[index * count : (index + 1) * count]
+    scaled = ops.cast(gradient, ms.float32) * factor
+    return ops.cast(_plain_update(betas, decaying if decays else fixed, held, mean, square, scaled), ms.float32)
+
+
+def _assign(parameter: ms.Parameter, values: ms.Tensor) -> ms.Tensor:
+    return ops.assign(parameter, ops.cast(values, parameter.dtype))
 
 
 def _zeros_like(parameter: ms.Parameter, prefix: str, share: int) -> ms.Parameter:

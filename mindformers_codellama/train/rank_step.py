@@ -8,6 +8,7 @@ the norm not finite everywhere, so all ranks skip the update together.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Protocol
 
 import mindspore as ms
@@ -47,7 +48,8 @@ class RankUpdate(nn.Cell):
         super().__init__(auto_prefix=False)
         self.update = update
         self.sums = sums
-        self.counted = tuple(counted)
+        self.counted = tuple(float(item) for item in counted)
+        self.map = ops.HyperMap()
         self.counts_loss = counts_loss
         self.add = AddRanks(world)
         self.clips = max_grad_norm is not None
@@ -71,15 +73,8 @@ class RankUpdate(nn.Cell):
             The global norm, and float32 `(3,)`: its square, the loss, and how many ranks were asked to stop.
         """
         gradients = self.sums(gradients)
-        counted, copies = self.zero, self.zero
-        for i in range(len(self.counted)):
-            square = ops.reduce_sum(ops.square(gradients[i] * unscale))
-            if self.counted[i]:
-                counted = counted + square
-            else:
-                copies = copies + square
         # times zero: adds nothing, and tells what is not finite
-        mine = counted + copies * self.zero
+        mine = ops.addn(self.map(partial(_counted_square, unscale), gradients, self.counted))
         loss = loss if self.counts_loss else loss * self.zero
         totals = self.add(ops.stack((mine, loss, stop)))
         norm = ops.sqrt(totals[0])
@@ -89,6 +84,11 @@ class RankUpdate(nn.Cell):
         if ops.isfinite(norm):
             norm = ops.depend(norm, self.update(gradients, factor, coefficients))
         return norm, totals
+
+
+def _counted_square(unscale: ms.Tensor, gradient: ms.Tensor, counted: float) -> ms.Tensor:
+    """Square of a gradient's norm, times 1 or 0."""
+    return ops.reduce_sum(ops.square(gradient * unscale)) * counted
 
 
 class WholeRankStep(nn.Cell):

@@ -3,6 +3,9 @@
 A collective costs some milliseconds whatever its size (docs/parallel.md), so tensors travel in a few buffers
 (`gradient_aggregation_group`). Collectives of different axes stand in one chain of dependencies, so that all ranks
 call them in one order. No gradient passes through anything here.
+
+Tuples of one tensor per weight are made by `ops.HyperMap`, all at once: a loop that appends makes a new tuple each time, and
+compiling then takes memory and time with the square of the number of weights (1.2 GB for 150 of them).
 """
 
 from __future__ import annotations
@@ -10,6 +13,8 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
+from itertools import accumulate
 
 import mindspore as ms
 from mindspore import nn, ops
@@ -30,28 +35,74 @@ def buckets(sizes: Sequence[int], count: int) -> tuple[tuple[int, ...], ...]:
     return tuple(tuple(group) for group in groups.values())
 
 
+class Buffers:
+    """Which neighbouring tensors travel together, and where each begins in its buffer.
+
+    Args:
+        sizes: numbers each tensor has in a line of its buffer.
+        count: buffers at most.
+    """
+
+    def __init__(self, sizes: Sequence[int], count: int) -> None:
+        found = []
+        for group in buckets(sizes, count):
+            starts = accumulate((sizes[i] for i in group[:-1]), initial=0)
+            found.append((group[0], group[-1] + 1, tuple(starts)))
+        self.groups = tuple(found)
+        """First tensor, the one behind the last, and the starts."""
+
+
+def _flat(tensor: ms.Tensor) -> ms.Tensor:
+    return ops.reshape(tensor, (-1,))
+
+
+def _lines(count: int, tensor: ms.Tensor) -> ms.Tensor:
+    return ops.reshape(tensor, (count, -1))
+
+
+def _tensor_of(buffer: ms.Tensor, start: int, like: ms.Tensor) -> ms.Tensor:
+    return ops.reshape(ops.slice(buffer, (start,), (like.size,)), like.shape)
+
+
+def _rows_of(buffer: ms.Tensor, ranks: int, start: int, like: ms.Tensor) -> ms.Tensor:
+    return ops.reshape(ops.slice(buffer, (0, start), (1, like.size // ranks)), (like.shape[0] // ranks,) + like.shape[1:])
+
+
+def _whole_of(buffer: ms.Tensor, ranks: int, start: int, like: ms.Tensor) -> ms.Tensor:
+    return ops.reshape(ops.slice(buffer, (0, start), (ranks, like.size)), (like.shape[0] * ranks,) + like.shape[1:])
+
+
+def _float32(tensor: ms.Tensor) -> ms.Tensor:
+    return ops.cast(tensor, ms.float32)
+
+
+def at(tensors: tuple[ms.Tensor, ...], place: int) -> ms.Tensor:
+    """The tensor at a place, to be mapped over places."""
+    return tensors[place]
+
+
+def _either(tensors: tuple[ms.Tensor, ...], values: tuple[ms.Tensor, ...], place: int, slot: int) -> ms.Tensor:
+    if slot >= 0:
+        return values[slot]
+    return tensors[place]
+
+
 class SumTensors(nn.Cell):
     """Every tensor added over an axis, in at most `groups` buffers."""
 
     def __init__(self, axis: Axis, shapes: Sequence[Shape], groups: int) -> None:
         super().__init__()
-        self.shapes = tuple(shapes)
-        self.sizes = tuple(math.prod(shape) for shape in shapes)
-        self.groups = buckets(self.sizes, groups)
+        self.buffers = Buffers([math.prod(shape) for shape in shapes], groups)
         self.add = AddRanks(axis)
+        self.map = ops.HyperMap()
 
     def construct(self, tensors: tuple[ms.Tensor, ...], after: ms.Tensor) -> tuple[tuple[ms.Tensor, ...], ms.Tensor]:
         """The sums in the same order, and a tensor to wait for; nothing is sent before `after` is there."""
         results: tuple[ms.Tensor, ...] = ()
-        for group in self.groups:
-            flat: tuple[ms.Tensor, ...] = ()
-            for i in group:
-                flat = flat + (ops.reshape(tensors[i], (-1,)),)
-            after = self.add(ops.depend(ops.concat(flat, 0), after))
-            start = 0
-            for i in group:
-                results = results + (ops.reshape(ops.slice(after, (start,), (self.sizes[i],)), self.shapes[i]),)
-                start = start + self.sizes[i]
+        for first, stop, starts in self.buffers.groups:
+            own = tensors[first:stop]
+            after = self.add(ops.depend(ops.concat(self.map(_flat, own), 0), after))
+            results = results + self.map(partial(_tensor_of, after), starts, own)
         return results, after
 
 
@@ -64,23 +115,17 @@ class SumRows(nn.Cell):
     def __init__(self, axis: Axis, shapes: Sequence[Shape], groups: int) -> None:
         super().__init__()
         self.ranks = axis.size
-        self.shapes = tuple((shape[0] // axis.size, *shape[1:]) for shape in shapes)
-        self.sizes = tuple(math.prod(shape) for shape in self.shapes)
-        self.groups = buckets(self.sizes, groups)
+        self.buffers = Buffers([math.prod(shape) // axis.size for shape in shapes], groups)
         self.add = AddAndCut(axis, 0)
+        self.map = ops.HyperMap()
 
     def construct(self, tensors: tuple[ms.Tensor, ...], after: ms.Tensor) -> tuple[tuple[ms.Tensor, ...], ms.Tensor]:
         """As `SumTensors`, with a `ranks`-th of the rows."""
         results: tuple[ms.Tensor, ...] = ()
-        for group in self.groups:
-            lines: tuple[ms.Tensor, ...] = ()
-            for i in group:
-                lines = lines + (ops.reshape(tensors[i], (self.ranks, self.sizes[i])),)
-            after = self.add(ops.depend(ops.concat(lines, 1), after))
-            start = 0
-            for i in group:
-                results = results + (ops.reshape(ops.slice(after, (0, start), (1, self.sizes[i])), self.shapes[i]),)
-                start = start + self.sizes[i]
+        for first, stop, starts in self.buffers.groups:
+            own = tensors[first:stop]
+            after = self.add(ops.depend(ops.concat(self.map(partial(_lines, self.ranks), own), 1), after))
+            results = results + self.map(partial(_rows_of, after, self.ranks), starts, own)
         return results, after
 
 
@@ -90,24 +135,18 @@ class GatherRows(nn.Cell):
     def __init__(self, axis: Axis, shapes: Sequence[Shape], groups: int) -> None:
         super().__init__()
         self.ranks = axis.size
-        self.shapes = tuple(shapes)
-        self.sizes = tuple(math.prod(shape) // axis.size for shape in shapes)
-        self.groups = buckets(self.sizes, groups)
+        self.buffers = Buffers([math.prod(shape) // axis.size for shape in shapes], groups)
         self.gather = GatherParts(axis, 0)
+        self.map = ops.HyperMap()
 
     def construct(self, tensors: tuple[ms.Tensor, ...]) -> tuple[ms.Tensor, ...]:
         """float32 rows to float32 tensors."""
         results: tuple[ms.Tensor, ...] = ()
         after = tensors[0]
-        for group in self.groups:
-            lines: tuple[ms.Tensor, ...] = ()
-            for i in group:
-                lines = lines + (ops.reshape(tensors[i], (1, self.sizes[i])),)
-            after = self.gather(ops.depend(ops.concat(lines, 1), after))
-            start = 0
-            for i in group:
-                results = results + (ops.reshape(ops.slice(after, (0, start), (self.ranks, self.sizes[i])), self.shapes[i]),)
-                start = start + self.sizes[i]
+        for first, stop, starts in self.buffers.groups:
+            own = tensors[first:stop]
+            after = self.gather(ops.depend(ops.concat(self.map(partial(_lines, 1), own), 1), after))
+            results = results + self.map(partial(_whole_of, after, self.ranks), starts, own)
         return results
 
 
@@ -136,7 +175,8 @@ class SumGradients(nn.Cell):
     def __init__(self, shapes: Sequence[Shape], model: Axis, partial: Sequence[bool], rows: RowCut) -> None:
         super().__init__()
         everything = range(len(shapes))
-        self.count = len(shapes)
+        self.places = tuple(everything)
+        self.map = ops.HyperMap()
         self.partial = tuple(i for i in everything if partial[i]) if model.size > 1 else ()
         cut = rows.cut or (False,) * len(shapes)
         self.cut = tuple(i for i in everything if cut[i])
@@ -152,9 +192,7 @@ class SumGradients(nn.Cell):
 
     def construct(self, gradients: tuple[ms.Tensor, ...]) -> tuple[ms.Tensor, ...]:
         """Any float type to float32; own rows only of those that are cut."""
-        results: tuple[ms.Tensor, ...] = ()
-        for gradient in gradients:
-            results = results + (ops.cast(gradient, ms.float32),)
+        results = self.map(_float32, gradients)
         # every gradient first: the backward pass has collectives of its own, and ranks must not mix the two
         after = ops.depend(ops.zeros((1,), ms.float32), results)
         if self.partial:
@@ -170,17 +208,12 @@ class SumGradients(nn.Cell):
 
     def take(self, tensors: tuple[ms.Tensor, ...], places: tuple[int, ...]) -> tuple[ms.Tensor, ...]:
         """Those at `places`."""
-        taken: tuple[ms.Tensor, ...] = ()
-        for i in places:
-            taken = taken + (tensors[i],)
-        return taken
+        return self.map(partial(at, tensors), places)
 
     def put(self, tensors: tuple[ms.Tensor, ...], slots: tuple[int, ...], values: tuple[ms.Tensor, ...]) -> tuple[ms.Tensor, ...]:
         """The same with `values[slots[i]]` at place i where that is not negative."""
-        results: tuple[ms.Tensor, ...] = ()
-        for i in range(self.count):
-            results = results + ((values[slots[i]],) if slots[i] >= 0 else (tensors[i],))
-        return results
+        return self.map(partial(_either, tensors, values), self.places, slots)
 
     def _slots(self, places: tuple[int, ...]) -> tuple[int, ...]:
-        return tuple(places.index(i) if i in places else -1 for i in range(self.count))
+        slots = {place: slot for slot, place in enumerate(places)}
+        return tuple(slots.get(i, -1) for i in self.places)

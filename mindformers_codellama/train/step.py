@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import mindspore as ms
 import numpy as np
@@ -81,6 +82,7 @@ class PartGradients(nn.Cell):
         self.gradients = gradients
         self.parts = parts
         self.share = 1.0 / parts
+        self.map = ops.HyperMap()
 
     def construct(self, scale: ms.Tensor, *columns: ms.Tensor) -> tuple[ms.Tensor, tuple[ms.Tensor, ...]]:
         """As `Gradients`; every part must have rows."""
@@ -89,10 +91,7 @@ class PartGradients(nn.Cell):
             # after the part before: both have collectives, which all ranks must call in one order
             loss, gradients = self.part(index, ops.depend(scale * self.share, sums), columns)
             mean = mean + loss
-            added: tuple[ms.Tensor, ...] = ()
-            for total, gradient in zip(sums, gradients):  # noqa: B905 - graph mode knows no strict
-                added = added + (total + gradient,)
-            sums = added
+            sums = self.map(ops.add, sums, gradients)
         return mean * self.share, sums
 
     def part(self, index: int, scale: ms.Tensor, columns: tuple[ms.Tensor, ...]) -> tuple[ms.Tensor, tuple[ms.Tensor, ...]]:
@@ -117,19 +116,21 @@ class ClippedUpdate(nn.Cell):
         self.clips = max_grad_norm is not None
         self.max_norm = ms.Tensor(max_grad_norm or 1.0, ms.float32)
         self.one = ms.Tensor(1.0, ms.float32)
+        self.map = ops.HyperMap()
 
     def construct(self, gradients: tuple[ms.Tensor, ...], unscale: ms.Tensor, coefficients: ms.Tensor) -> ms.Tensor:
         """Global norm of `gradients * unscale` (float32 scalar); `coefficients` as `AdamUpdate` takes them."""
-        squares: tuple[ms.Tensor, ...] = ()
-        for gradient in gradients:
-            squares = squares + (ops.reduce_sum(ops.square(ops.cast(gradient, ms.float32) * unscale)),)
-        norm = ops.sqrt(ops.addn(squares))
+        norm = ops.sqrt(ops.addn(self.map(partial(_square_sum, unscale), gradients)))
         factor = unscale
         if self.clips:
             factor = unscale * clip_share(norm, self.max_norm, self.one)
         if ops.isfinite(norm):
             norm = ops.depend(norm, self.update(gradients, factor, coefficients))
         return norm
+
+
+def _square_sum(unscale: ms.Tensor, gradient: ms.Tensor) -> ms.Tensor:
+    return ops.reduce_sum(ops.square(ops.cast(gradient, ms.float32) * unscale))
 
 
 def clip_share(norm: ms.Tensor, bound: ms.Tensor, one: ms.Tensor) -> ms.Tensor:
