@@ -128,15 +128,15 @@ class _Rounds:
         self._done.set()
 
     def _run(self) -> None:
-        started = told = time.monotonic()
-        failed_at = 0.0
+        started = told = failed_at = 0.0
         try:
             while True:
                 done = self._done.wait(ROUND)
-                answers = self.comm.gather_objects((done, self._mark))
-                now = time.monotonic()
-                self.found = [mark for _, mark in answers]
-                working = [rank for rank, (finished, _) in enumerate(answers) if not finished]
+                answers = self.comm.gather_objects((done, self._mark, time.monotonic()))
+                now = answers[0][2]  # rank 0's clock for all: a rank that went on a round longer would ask nobody
+                started, told = started or now, told or now
+                self.found = [mark for _, mark, _ in answers]
+                working = [rank for rank, (finished, _, _) in enumerate(answers) if not finished]
                 failed_at = failed_at or (now if any(self.found) else 0.0)
                 if not working or (failed_at and now - failed_at > GRACE):
                     return

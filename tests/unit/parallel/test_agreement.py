@@ -135,3 +135,26 @@ def test_an_error_is_told_soon_though_others_still_work(monkeypatch):
     results = on_ranks(action)
     assert [type(result) for result in results] == [CheckpointError, ToldElsewhere, ToldElsewhere]
     assert ended[1] - ended[0] > 0.5
+
+
+def test_ranks_whose_clocks_differ_end_in_the_same_round(monkeypatch):
+    """A rank that asked one round longer than the others would wait for answers until its collective fails."""
+    rates = {}
+
+    def clock():
+        rate = rates.setdefault(threading.get_ident(), 1.0 + len(rates) % RANKS)
+        return time.monotonic() * rate
+
+    monkeypatch.setattr(agreement, "time", SimpleNamespace(monotonic=clock))
+    monkeypatch.setattr(agreement, "GRACE", 0.6)
+    monkeypatch.setattr(agreement, "ROUND", 0.05)
+
+    def action(comm):
+        def work():
+            if comm.rank == 0:
+                raise CheckpointError("file", "is damaged.")
+            time.sleep(2)
+
+        return together(comm, work, doing="reading", slow=True)
+
+    assert [type(result) for result in on_ranks(action)] == [CheckpointError, ToldElsewhere, ToldElsewhere]
