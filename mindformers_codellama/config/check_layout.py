@@ -35,6 +35,15 @@ def layout_notes(run: RunConfig) -> list[str]:
         if run.micro_batch_interleave_num > 1:
             found.append("micro_batch_interleave_num: has no effect without use_parallel.")
         return found
+    if (degrees.optimizer_shard or run.model.model_config.parallel_optimizer) and not run.parallel.enable_parallel_optimizer:
+        key = "parallel_config.optimizer_shard" if degrees.optimizer_shard else "model.model_config.parallel_optimizer"
+        found.append(f"{key}: has no effect, as in MindFormers; parallel.enable_parallel_optimizer cuts optimizer states.")
+    if run.engine == "native" and run.context.ascend_config.parallel_speed_up_json_path:
+        found.append("context.ascend_config.parallel_speed_up_json_path: is not read; communication is not tuned.")
+    if run.engine == "native" and run.parallel.parallel_mode == 1 and not run.parallel.full_batch and run.micro_batch_interleave_num > 1:
+        found.append(
+            "parallel.full_batch: False deals rows in turn, so the parts of micro_batch_interleave_num hold other rows than in one process."
+        )
     if run.parallel.parallel_mode == 1 and degrees.pipeline_stage > 1 and runner.gradient_accumulation_steps > 1:
         found.append("runner_config.gradient_accumulation_steps: counts as 1 in a pipeline, where micro_batch_num takes its place.")
     return found

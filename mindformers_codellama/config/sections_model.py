@@ -140,7 +140,7 @@ class LlamaSettings:
     fused_rms_norm: bool = True
     """MindFormers' choice of a kernel; ours is chosen by device, both values are right."""
     parallel_optimizer: bool = False
-    """Recorded without effect: old place of `parallel.enable_parallel_optimizer`."""
+    """Recorded without effect, with a note: old place of `parallel.enable_parallel_optimizer`."""
     pretrain_seqlen: int | None = key(None, low=1)
     """Old name of `max_position_embedding`; read with a warning."""
     compute_in_2d: bool | None = None

@@ -30,7 +30,7 @@ class AscendConfigSection:
     )
     """How operators may change their type; `must_keep_origin_dtype` for prediction."""
     parallel_speed_up_json_path: str = ""
-    """Recorded without effect: options of communication between ranks."""
+    """Recorded without effect, with a note: options of communication between ranks."""
 
     def __post_init__(self) -> None:
         check_fields(self, "context.ascend_config")
@@ -104,7 +104,7 @@ class ParallelSection:
     gradients_mean: bool = False
     """In `parallel_mode: 0`: average gradients over ranks instead of adding them. In mode 1 the loss is one mean already."""
     enable_alltoall: bool = False
-    """Recorded without effect: redistribution for experts, which there are none of."""
+    """Redistribution for experts, which there are none of; True is refused in training."""
     full_batch: bool = True
     """Ranks share a batch of `batch_size` rows per copy; otherwise every rank brings `batch_size` rows of its own (docs/parallel.md)."""
     search_mode: str = key("sharding_propagation", choices=("sharding_propagation", "dynamic_programming", "recursive_programming"))
@@ -139,7 +139,7 @@ class ParallelConfigSection:
     gradient_aggregation_group: int = key(4, low=1)
     """Groups of gradients that are communicated together."""
     optimizer_shard: bool | None = None
-    """Recorded without effect: old place of `parallel.enable_parallel_optimizer`."""
+    """Recorded without effect, with a note: old place of `parallel.enable_parallel_optimizer`."""
     expert_parallel: int = key(1, low=1)
     """Ranks over experts; 1 is the one value we have (no experts)."""
     context_parallel: int = key(1, low=1)

@@ -93,3 +93,19 @@ def test_accumulation_in_a_pipeline_is_noted(tmp_path):
     lines = "parallel_config: {pipeline_stage: 2, micro_batch_num: 2}\nrunner_config: {gradient_accumulation_steps: 3}"
     path.write_text(MODEL % "" + lines)
     assert any("gradient_accumulation_steps: counts as 1 in a pipeline" in note for note in notes(read_run(path)))
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        (["parallel_config.optimizer_shard=True"], "parallel_config.optimizer_shard: has no effect, as in MindFormers"),
+        (["model.model_config.parallel_optimizer=True"], "model.model_config.parallel_optimizer: has no effect, as in MindFormers"),
+        (["context.ascend_config.parallel_speed_up_json_path=a.json"], "parallel_speed_up_json_path: is not read"),
+        (["parallel.full_batch=False", "micro_batch_interleave_num=2"], "full_batch: False deals rows in turn"),
+    ],
+)
+def test_what_has_no_effect_or_another_one_over_ranks_is_noted(tmp_path, settings, message):
+    path = tmp_path / "run.yaml"
+    path.write_text(MODEL % "")
+    assert any(message in note for note in notes(read_run(path, overrides=settings)))
+    assert not any(message in note for note in notes(read_run(path)))
