@@ -66,6 +66,8 @@ class Parts:
     """After the last finished step."""
     last_saved: Path | None = None
     """The last complete checkpoint."""
+    saved_step: int = -1
+    """The step it was saved after; -1 before the first save of this process."""
     last_loss: float = math.nan
     """Loss of the last step."""
     last_eval: EvalResult | None = None
@@ -128,6 +130,7 @@ def save(parts: Parts, state: TrainState) -> None:
     random = {"mindspore": ms.get_rng_state().asnumpy().tobytes().hex()}
     saved = SavedState(state=state, facts=parts.facts, random=random, run_id=parts.run_id)
     parts.last_saved = parts.folder.save(parts.update, saved, parts.length.loop_place(state.step))
+    parts.saved_step = state.step
     parts.recorder.plot()
     logger.info("saved %s in %.1f s", parts.last_saved, time.perf_counter() - started)
 

@@ -162,7 +162,8 @@ def _run_and_close(parts: Parts, state: TrainState) -> TrainState:
 
     With `exception_save` the state after the last step is written, but not when training itself went wrong: those
     weights lead nowhere, and would push out a good checkpoint. Of several ranks all must be at the same step to save,
-    and they are when they stop on request.
+    and they are when they stop on request. One that hears the request after the last step is saved has nothing to save, and
+    the others are gone.
     """
     if state.step >= parts.length.total_steps:
         problem = f"the run has {parts.length.total_steps} steps and {state.step} are done already."
@@ -174,7 +175,7 @@ def _run_and_close(parts: Parts, state: TrainState) -> TrainState:
     except BaseException as error:
         together_here = parts.comm.is_alone or isinstance(error, KeyboardInterrupt)
         wanted = parts.folder is not None and parts.folder.settings.exception_save and together_here
-        if wanted and parts.state and parts.state.step > state.step:
+        if wanted and parts.state and parts.state.step > max(state.step, parts.saved_step):
             logger.warning("training stops early; saving the state after step %d", parts.state.step)
             save(parts, parts.state)
         if parts.state:

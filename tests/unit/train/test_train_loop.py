@@ -4,12 +4,14 @@ import logging
 import math
 import signal
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
 from mindformers_codellama.config.sections import RunConfig, TrainLogSection
 from mindformers_codellama.errors import DataError, TrainingError
+from mindformers_codellama.train import run as training
 from mindformers_codellama.train.evaluate import EvalResult
 from mindformers_codellama.train.loop import Parts, run_loop
 from mindformers_codellama.train.loss_scale import LossScale
@@ -125,3 +127,21 @@ def test_the_line_of_sink_mode_tells_the_mean_time_of_its_steps(caplog):
     times = [line.split("per_step_time: ")[1].split(",")[0] for line in caplog.messages if "per_step_time" in line]
     assert times == ["2000ms", "200ms"]
     assert "4.00 samples/s/p" in caplog.messages[1]
+
+
+@pytest.mark.parametrize(("saved", "saves"), [(3, 1), (4, 0)], ids=["an earlier step is saved", "this step is saved"])
+def test_an_interrupt_saves_what_is_not_saved_yet(tmp_path, monkeypatch, saved, saves):
+    """A rank that hears it after the last save must not begin another: the other ranks are gone."""
+    made = []
+
+    def interrupted(parts, state):
+        parts.state, parts.saved_step = replace(state, step=4), saved
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(training, "run_loop", interrupted)
+    monkeypatch.setattr(training, "save", lambda parts, state: made.append(state.step))
+    parts = parts_of(tmp_path, None)
+    parts.folder = SimpleNamespace(settings=SimpleNamespace(exception_save=True))
+    with pytest.raises(KeyboardInterrupt):
+        training._run_and_close(parts, TrainState(scale=FIXED))
+    assert made == [4] * saves
