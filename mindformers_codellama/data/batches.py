@@ -61,6 +61,11 @@ class BatchSource:
         self._seed, self._rank, self._world_size, self._strided = seed, rank, world_size, strided
 
     @property
+    def row_length(self) -> int:
+        """Ids of every row."""
+        return self._row_length
+
+    @property
     def batches_per_pass(self) -> int:
         """Batches of one reading of the files; `repeat` readings make an epoch."""
         global_batch = self._batch_size * self._world_size

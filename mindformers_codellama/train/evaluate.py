@@ -33,6 +33,9 @@ from mindformers_codellama.runtime.context import enter_context
 from mindformers_codellama.train.pipeline import PipelineSums
 from mindformers_codellama.train.step import COLUMNS
 
+TOGETHER = 8
+"""Batches after which ranks wait for each other: one that got far ahead would wait at the end for longer than a collective may."""
+
 
 @dataclass(frozen=True)
 class EvalResult:
@@ -102,7 +105,7 @@ class Evaluator:
         self.counts_pads = counts_pads
         self.pad_token_id = network.config.pad_token_id
         self.columns = tuple(name for name in COLUMNS if name in source.columns)
-        self.sums: Callable[..., tuple[ms.Tensor, ms.Tensor]] = PadCountingSums(network) if counts_pads else LossSums(network)
+        self.sums: nn.Cell | PipelineSums = PadCountingSums(network) if counts_pads else LossSums(network)
         if comm.stage.size > 1:
             self.sums = PipelineSums(comm, network, self.columns)
 
@@ -116,10 +119,14 @@ class Evaluator:
             DataError: no token of the dataset is trained on.
         """
         own: list[tuple[float, float]] = []
-        count = self.source.batches_per_epoch
-        for done, batch in enumerate(self._filled(), 1):
-            loss, tokens = (float(value.asnumpy()) for value in self.sums(*self._inputs(batch)))
-            own.append((loss, tokens))
+        count, batches = self.source.batches_per_epoch, self._filled()
+        for done in range(1, count + 1):
+            batch = next(batches, None)  # of the last rows some ranks may have none
+            if batch is not None:
+                loss, tokens = (float(value.asnumpy()) for value in self.sums(*self._inputs(batch)))
+                own.append((loss, tokens))
+            if done % TOGETHER == 0:
+                self.comm.gather_objects(None)
             if progress:
                 progress(done, count)
         sums = self._over_ranks(own)
@@ -130,6 +137,14 @@ class Evaluator:
         mean = float(np.mean([loss / (tokens + WEIGHT_EPS) for loss, tokens in sums])) if self.counts_pads else total / weight
         perplexity = math.exp(mean) if mean < 700 else math.inf
         return EvalResult(loss=mean, perplexity=perplexity, tokens=int(weight), batches=len(sums), rank=self.comm.rank)
+
+    def compile(self) -> None:
+        """Compile every graph for a full batch, without communication (graph mode).
+
+        Ranks compile first and begin together, as for training: a collective or a receive waits 30 s at most.
+        """
+        rows = np.zeros((self.batch_size, self.source.row_length), np.int32)
+        self.sums.compile(*self._inputs(dict.fromkeys(self.columns, rows)))
 
     def _several(self) -> Comm | None:
         return None if self.comm.is_alone else self.comm
@@ -217,4 +232,11 @@ def evaluate(run: RunConfig, *, progress: Callable[[int, int], object] | None = 
     else:
         init_parameters(network, run.seed, model_layout=own_layout, rank=comm.rank)
     network.set_train(False)
-    return open_evaluator(run, network, comm)(progress)
+    return compiled(run, open_evaluator(run, network, comm), comm)(progress)
+
+
+def compiled(run: RunConfig, evaluator: Evaluator, comm: Comm) -> Evaluator:
+    """The evaluator, with its graphs compiled on all ranks when there are several; every rank must call it."""
+    if not comm.is_alone and run.context.mode == 0:
+        together(comm, evaluator.compile, doing="compiling the evaluation", slow=True)
+    return evaluator

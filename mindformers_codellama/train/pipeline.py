@@ -244,8 +244,7 @@ class PipelineSums:
 
     def __call__(self, *batch: ms.Tensor | None) -> tuple[ms.Tensor, ms.Tensor]:
         """One batch, in the order of `COLUMNS`."""
-        columns = [column for column in (batch[place] for place in self.places) if column is not None]
-        near = self.neighbours
+        columns, near = self._columns(batch), self.neighbours
         hidden = self.nothing if self.is_first else near.receive(near.before, columns)
         out = self.run(hidden, *columns)
         if self.is_last:
@@ -254,3 +253,17 @@ class PipelineSums:
         near.send(out, near.behind)
         zero = ms.Tensor(0.0, ms.float32)
         return zero, zero
+
+    def compile(self, *batch: ms.Tensor | None) -> None:
+        """Compile every graph for batches like this one, without communication."""
+        columns, part = self._columns(batch), self.run.network.part
+        shape, dtype = self.neighbours.form(columns)
+        self.run.compile(self.nothing if self.is_first else ms.Tensor(np.zeros(shape, np.float32)).astype(dtype), *columns)
+        if self.is_last:
+            rows, length = columns[0].shape
+            vocabulary = self.run.network.config.vocab_size
+            wide = part.share(vocabulary) if part.cut_vocabulary else vocabulary
+            self.sums.compile(ms.Tensor(np.zeros((rows, length - 1, wide), np.float32)), 0, *columns)
+
+    def _columns(self, batch: tuple[ms.Tensor | None, ...]) -> list[ms.Tensor]:
+        return [column for column in (batch[place] for place in self.places) if column is not None]

@@ -16,7 +16,7 @@ from mindformers_codellama.parallel.agreement import together
 from mindformers_codellama.parallel.comm import join
 from mindformers_codellama.runtime.context import enter_context
 from mindformers_codellama.train.batch_plan import plan_batches
-from mindformers_codellama.train.evaluate import EvalResult, open_evaluator
+from mindformers_codellama.train.evaluate import EvalResult, compiled, open_evaluator
 from mindformers_codellama.train.loop import Parts, run_loop, save
 from mindformers_codellama.train.plan import (
     build_network,
@@ -118,6 +118,8 @@ def train(run: RunConfig, *, force: bool = False, bar: bool = False) -> TrainRes
     if isinstance(step, RankStep) and run.context.mode == 0:
         rows, row_length = plan_batches(run).rows, facts.row_length
         together(comm, lambda: step.compile(rows, row_length), doing="compiling the step", slow=True)
+    if parts.evaluator:
+        compiled(run, parts.evaluator, comm)
     first = state.step
     state = _run_and_close(parts, state)
     seconds = time.perf_counter() - started
