@@ -53,7 +53,11 @@ def cases(data, even):
             "stages_many": two(2, pipeline_stage=2, micro=5, model=DEEP, **evaluated(data)),
         }),
         "parts": (two(8, micro_batch_interleave_num=2), {
-            "data_parts": two(4, data_parallel=2, micro_batch_interleave_num=2),
+            "data_parts": two(4, data_parallel=2, micro_batch_interleave_num=2, parallel=ZERO),
+        }),
+        "deep_parts": (two(2, accumulate=2, micro_batch_interleave_num=2, model=DEEP), {
+            "stages_parts": two(2, pipeline_stage=2, micro=2, micro_batch_interleave_num=2, model=DEEP),
+            "model_parts": two(2, accumulate=2, model_parallel=2, use_seq_parallel=True, micro_batch_interleave_num=2, model=DEEP),
         }),
         "even": (one(4, data=even), {
             "own_means": two(2, data_parallel=2, parallel=own_mean, data=even),
@@ -95,6 +99,8 @@ def runs(tmp_path_factory):
         ("stages", "layers"),
         ("stages_many", "many"),
         ("data_parts", "parts"),
+        ("stages_parts", "deep_parts"),
+        ("model_parts", "deep_parts"),
         ("own_means", "even"),
         ("skipped_together", "skipped"),
         ("skipped_with_zero", "skipped"),
