@@ -4,6 +4,7 @@ bash scripts/run_predict.sh RANK_TABLE CHECKPOINT YAML MODEL_TYPE RANK_SIZE STAR
 """
 
 import argparse
+import sys
 
 from mindformers_codellama import (
     AutoTokenizer,
@@ -14,12 +15,13 @@ from mindformers_codellama import (
     init_context,
     str2bool,
 )
+from mindformers_codellama.cli.main import reported
 
 PROMPTS = ["def bubble_sort(arr):\n", "def quick_sort(arr):\n"]
 
 
-def main(args: argparse.Namespace) -> None:
-    """Read the YAML file, join the other ranks, build the model, print prompt and answer of every row."""
+def main(args: argparse.Namespace) -> int:
+    """Read the YAML file, join the other ranks, build the model, print prompt and answer of every row; the exit code."""
     config = MindFormerConfig(args.yaml_file)
     init_context(use_parallel=config.use_parallel, context_config=config.context, parallel_config=config.parallel)
 
@@ -43,6 +45,7 @@ def main(args: argparse.Namespace) -> None:
     )
     for row in rows:
         print(tokenizer.decode(row))
+    return 0
 
 
 if __name__ == "__main__":
@@ -53,4 +56,5 @@ if __name__ == "__main__":
     parser.add_argument("--use_past", default=True, type=str2bool, help="keep keys and values of past positions")
     parser.add_argument("--yaml_file", default="", help="configuration")
     parser.add_argument("--seq_length", default=512, type=int, help="positions for prompt and answer together")
-    main(parser.parse_args())
+    arguments = parser.parse_args()
+    sys.exit(reported(lambda: main(arguments)))  # what is wrong is told in one line

@@ -11,7 +11,7 @@ import contextlib
 import logging
 import os
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from importlib import import_module
 from importlib.util import find_spec
 
@@ -84,9 +84,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     CODELLAMA_TRACEBACK is set.
     """
     words = list(sys.argv[1:] if argv is None else argv)
+    return reported(lambda: _run(words))
+
+
+def reported(action: Callable[[], int]) -> int:
+    """The exit code of an action, or of the error it ends with, which is told in one line; as `main`."""
     try:
         with interruptible():
-            code = _run(words)
+            code = action()
         sys.stdout.flush()  # here, where a full disk or a closed pipe can still be told
         return code
     except CodeLlamaError as error:

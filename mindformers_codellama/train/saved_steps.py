@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -125,7 +125,8 @@ def newest_common_step(
             _tell_incomplete([other for other in incomplete if other > key], saves, told)
         left = [file for other in incomplete for file in saves[other].values()]
         return CommonStep(key=key, files=dict(sorted(saves[key].items())), incomplete=(*left, *(file for _, file in damaged)))
-    fail_together(comm, _nothing(path, seen, saves, count), doing=LOOKING)
+    bad_files = sorted({str(file) for part in gather(comm, [file for _, file in damaged], doing=LOOKING) for file in part})
+    fail_together(comm, _nothing(path, seen, saves, count, bad_files), doing=LOOKING)
     raise AssertionError("every rank has the error")
 
 
@@ -196,7 +197,9 @@ def _tell_incomplete(keys: Iterable[SaveKey], saves: Mapping[SaveKey, Mapping[in
             logger.warning("passed over: %s has no complete file of rank %s", key, ", ".join(map(str, missing)))
 
 
-def _nothing(path: Path, seen: list[tuple[str, list[int]]], saves: Mapping[SaveKey, Mapping[int, Path]], count: int) -> CheckpointError:
+def _nothing(
+    path: Path, seen: list[tuple[str, list[int]]], saves: Mapping[SaveKey, Mapping[int, Path]], count: int, damaged: Sequence[str]
+) -> CheckpointError:
     hosts = ", ".join(sorted({host for host, _ in seen}))
     if not count:
         fix = "name the output_dir of the stopped run; on disks of their own every machine needs its ranks' folders."
@@ -205,6 +208,8 @@ def _nothing(path: Path, seen: list[tuple[str, list[int]]], saves: Mapping[SaveK
     if saves:
         newest = max(saves)
         missing = ", ".join(str(rank) for rank in range(newest.layout.ranks) if rank not in saves[newest])
-        problem += f"; of the newest, {newest}, " + (f"rank {missing} has no file on {hosts}" if missing else "a file is damaged")
+        problem += f"; of the newest, {newest}, " + (f"rank {missing} has no whole file on {hosts}" if missing else "a file is damaged")
+    if damaged:
+        problem += f"; damaged: {', '.join(damaged[:4])}{' and others' if len(damaged) > 4 else ''}"
     fix = "copy the missing rank_N folders there, or set resume_training: False to start from the weights alone."
     return CheckpointError(path, problem + ".", fix=fix)

@@ -54,3 +54,14 @@ def test_two_ranks_answer_as_one(folder):
         assert alone in (folder / f"mindformers_{rank}.log").read_text()
     assert "[WARNING] DISTRIBUTED" in (folder / "mindformers_0.log").read_text()
     assert "[WARNING] DISTRIBUTED" not in shown
+
+
+def test_what_is_wrong_is_told_in_one_line_without_a_traceback(folder):
+    with open(folder / "weights.ckpt", "r+b") as weights:
+        weights.truncate(1000)
+    program = [sys.executable, str(ROOT / "scripts/predict_custom.py"), "--yaml_file", "one.yaml", "--checkpoint_path", "weights.ckpt"]
+    for model, code, said in (("nothing", 5, "nothing: is neither"), ("codellama_tiny", 3, "weights.ckpt: is")):
+        done = subprocess.run([*program, "--model_type", model], cwd=folder, capture_output=True, text=True, timeout=120, check=False)
+        assert done.returncode == code
+        assert f"codellama: error: {said}" in done.stderr
+        assert "Traceback" not in done.stderr

@@ -130,7 +130,7 @@ def test_on_disks_of_their_own_missing_folders_are_told_with_path_and_hosts(tmp_
     os.rename(tmp_path / "machine_1" / "checkpoint", tmp_path / "kept")
     results = find(disk, LAYOUTS["2x2x1"])
     assert "machine_0: has no step that is complete on all ranks" in str(results[0])
-    assert "of the newest, step 3 (-1_3, layout 2x2x1), rank 2, 3 has no file on far" in str(results[0])
+    assert "of the newest, step 3 (-1_3, layout 2x2x1), rank 2, 3 has no whole file on far" in str(results[0])
     os.rename(tmp_path / "machine_0" / "checkpoint", tmp_path / "kept too")
     assert "has no complete checkpoint with optimizer state (0 files looked at)" in str(find(disk, LAYOUTS["2x2x1"])[0])
 
@@ -247,7 +247,17 @@ def test_nothing_complete_is_told_once_with_the_ranks_that_lack_it(tmp_path):
     save_steps(tmp_path, layout, [3])
     (tmp_path / "checkpoint" / "rank_1" / name_of(1, 3)).unlink()
     results = find(tmp_path, layout)
-    assert "no step that is complete on all ranks; of the newest, step 3 (-1_3, layout 2x2x1), rank 1 has no file" in str(results[0])
+    assert "no step that is complete on all ranks; of the newest, step 3 (-1_3, layout 2x2x1), rank 1 has no whole file" in str(results[0])
+    assert all(isinstance(result, ToldElsewhere) for result in results[1:])
+
+
+def test_a_damaged_file_is_named_when_nothing_is_complete(tmp_path):
+    layout = LAYOUTS["2x2x1"]
+    save_steps(tmp_path, layout, [3])
+    damaged = tmp_path / "checkpoint" / "rank_1" / name_of(1, 3)
+    damaged.write_bytes(damaged.read_bytes()[:-100])
+    results = find(tmp_path, layout)
+    assert str(damaged) in str(results[0])
     assert all(isinstance(result, ToldElsewhere) for result in results[1:])
 
 
