@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 SCHEDULER = "from mindspore.communication import init; init()"
+LAST_WORDS = 25.0
+"""Seconds in which the other ranks may end by themselves once one has failed."""
 
 
 @dataclass
@@ -61,10 +63,11 @@ def run_ranks(arguments: list[str], ranks: int, folder: Path, *, timeout: float 
             start([sys.executable, *arguments], f"rank_{rank}", extra)
         deadline = time.monotonic() + timeout
         workers = processes[1:]
+        failed_at = 0.0
         while any(worker.poll() is None for worker in workers) and time.monotonic() < deadline:
-            if any(worker.poll() not in (None, 0) for worker in workers):
-                time.sleep(2)  # let the others say why, if they end by themselves
-                break
+            if not failed_at and any(worker.poll() not in (None, 0) for worker in workers):
+                failed_at = time.monotonic()
+                deadline = min(deadline, failed_at + LAST_WORDS)
             time.sleep(0.05)
         codes = [worker.poll() if worker.poll() is not None else -signal.SIGKILL for worker in workers]
     finally:
