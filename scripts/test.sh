@@ -25,6 +25,12 @@ everyday() {
     python -m pytest "$@"
 }
 
+over_ranks() {
+    make_environment "$venvs/.venv-test" "[test,lint]"
+    echo "== several processes"
+    python -m pytest -m "cluster and not mindformers" --durations=15 "$@"
+}
+
 against_mindformers() {
     PATH=$plain_path
     make_environment "$venvs/.venv-mindformers" "[mindformers,peer]"
@@ -39,13 +45,13 @@ case ${1:-} in
         ;;
     --all)
         shift
-        everyday -m "not mindformers" "$@"
+        everyday -m "not cluster and not mindformers" "$@"
+        over_ranks "$@"
         against_mindformers "$@"
         ;;
     --cluster)
         shift
-        make_environment "$venvs/.venv-test" "[test,lint]"
-        python -m pytest -m "cluster and not mindformers" "$@"
+        over_ranks "$@"
         ;;
     --mindformers)
         shift
