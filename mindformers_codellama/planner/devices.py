@@ -30,7 +30,7 @@ class DeviceFacts:
     rank_bytes: int
     """Held by a process that is one of several ranks."""
     exchange_graph_bytes: int
-    """Held by the graph of each exchange of gradients, per pair of weights: its tuples are made anew for every weight."""
+    """Held by the graph of each exchange of gradients, per weight."""
     keeps_index_tables: bool
     """Operators keep tables of element indices: see `index_tables`."""
     fuses_norm: bool
@@ -71,8 +71,8 @@ DEVICES: Mapping[str, DeviceFacts] = {
         latency=5e-5,
     ),
     # Measured with MindSpore 2.10 on x86-64 (benchmarks/plan_memory.py, benchmarks/scaling.py): 423 MB after import, 118 MB +
-    # 27 MB per layer for the graphs of a training step of a model of no size. Two ranks with 21 and 75 weights took 72 and
-    # 319 MB more than one when they exchange gradients once, 737 MB with the parallel optimizer's exchanges. Communication
+    # 27 MB per layer for the graphs of a training step of a model of no size. Two ranks with 21 and 75 weights took 45 and
+    # 80 MB more than one when they exchange gradients once, 114 and 193 MB with the parallel optimizer. Communication
     # between processes: all-reduce of a few bytes 4 to 8 ms, of 4 MB 46 ms. Flops: float32 training on one core of an EPYC.
     "CPU": DeviceFacts(
         reserved_share=0.0,
@@ -80,8 +80,8 @@ DEVICES: Mapping[str, DeviceFacts] = {
         process_bytes=423_000_000,
         graph_bytes=118_000_000,
         layer_graph_bytes=27_000_000,
-        rank_bytes=47_000_000,
-        exchange_graph_bytes=48_000,
+        rank_bytes=30_000_000,
+        exchange_graph_bytes=650_000,
         keeps_index_tables=True,
         fuses_norm=False,
         keeps_sigmoid=True,

@@ -170,13 +170,11 @@ def update_bytes(work: RankWork, weights: StageWeights, data_ranks: int, *, grou
 
 
 def exchange_graphs(work: RankWork, weights: StageWeights, data_ranks: int) -> int:
-    """Graphs that bring gradients together (train/reduce.py): one for norms with a cut stream, one over the data axis for
-    weights with whole and one and a half (there and back) for those with cut moments; each grows with the square of the
-    number of weights.
+    """Graphs that bring gradients together (train/reduce.py): one for norms with a cut stream, one over the data axis; with
+    cut moments two and a half, because rows are updated in plain operators and travel back.
     """
-    whole, cut = weights.elements > weights.cut, weights.cut > 0
-    halves = 2 * work.sequence + (2 * whole + 3 * cut if data_ranks > 1 else 0)
-    return halves * work.facts.exchange_graph_bytes * weights.tensors**2 // 2
+    halves = 2 * work.sequence + ((5 if weights.cut else 2) if data_ranks > 1 else 0)
+    return halves * work.facts.exchange_graph_bytes * weights.tensors // 2
 
 
 def _parameter_bytes(work: RankWork, weights: StageWeights) -> int:
