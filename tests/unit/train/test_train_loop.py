@@ -93,8 +93,12 @@ def test_an_interrupt_during_a_step_leaves_state_and_log_after_that_step(tmp_pat
         return StepResult(loss=2.0, grad_norm=1.0, overflow=False)
 
     parts = parts_of(tmp_path, step)
-    with pytest.raises(KeyboardInterrupt):
-        run_loop(parts, TrainState(scale=FIXED))
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job begins with SIGINT ignored
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            run_loop(parts, TrainState(scale=FIXED))
+    finally:
+        signal.signal(signal.SIGINT, before)
     assert parts.state.step == parts.state.updates == 3
     assert parts.recorder.steps == [1, 2, 3]
     parts.recorder.close()
