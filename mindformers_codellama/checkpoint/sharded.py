@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 
 from mindformers_codellama.checkpoint.boxes_io import blocks, fill_box, read_box
+from mindformers_codellama.checkpoint.ckpt_scanner import scan_ckpt
 from mindformers_codellama.checkpoint.dtypes import numpy_dtype
 from mindformers_codellama.checkpoint.manifest import read_manifest
 from mindformers_codellama.checkpoint.open import CheckpointReader, open_checkpoint
@@ -77,7 +78,7 @@ def open_sharded(folder: str | Path, *, strategy: str | Path | None = None, pref
         folder: holds `rank_0`, `rank_1`, ..., directly or in `checkpoint` or `checkpoint_network`.
         strategy: strategy file or folder of shards that do not describe themselves; for others it must agree with them.
         prefix: start of the file names, when a folder holds several kinds.
-        verify: read all replicas and compare them; otherwise the first of each is taken.
+        verify: compare the checksums of files that have one, and all replicas; otherwise the first of each is taken.
 
     Raises:
         CheckpointError: missing ranks, a shard missing or cut short, shards that do not say where they belong, a
@@ -105,6 +106,9 @@ def open_shards(files: Mapping[int, Path], *, strategy: str | Path | None = None
 
 
 def _join(folder: Path, shards: Sequence[Shard], strategy: StrategyLayouts | None, *, verify: bool, lost: str = "") -> CheckpointReader:
+    for shard in shards if verify else ():
+        if shard.crc:
+            scan_ckpt(shard.path, check_crc=True)
     described = all(shard.info is not None for shard in shards)
     if not described and strategy is None:
         reader = _replicas(folder, shards)

@@ -24,7 +24,9 @@ def add_source(parser: argparse.ArgumentParser, target: str) -> None:
     parser.add_argument("--strategy", metavar="PATH", type=Path, help=text)
     parser.add_argument("--source-prefix", metavar="TEXT", default="", help="start of the file names in SRC, when it holds several kinds")
     parser.add_argument("--weights-only", action="store_true", help="leave out optimizer states and the place in training")
-    parser.add_argument("--verify", action="store_true", help="compare all copies of a part in SRC; otherwise the first is taken")
+    parser.add_argument(
+        "--verify", action="store_true", help="compare checksums, and all copies of a part in SRC instead of taking the first"
+    )
 
 
 def add_output(parser: argparse.ArgumentParser) -> None:

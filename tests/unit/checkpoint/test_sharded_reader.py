@@ -256,6 +256,17 @@ def test_replicas_that_differ_are_found_when_asked(tmp_path: Path) -> None:
         open_sharded(tmp_path, verify=True)
 
 
+def test_a_changed_byte_is_found_when_asked(tmp_path: Path) -> None:
+    files = write_shards(tmp_path, model_layout(1, 2, 1), WHOLE)
+    contents = bytearray(files[1].read_bytes())
+    values = WHOLE["model.norm_out.weight"].tobytes()
+    contents[contents.index(values)] ^= 1
+    files[1].write_bytes(contents)
+    open_sharded(tmp_path)
+    with pytest.raises(CheckpointError, match=r"rank_1.*checksum"):
+        open_sharded(tmp_path, verify=True)
+
+
 def test_there_is_nothing(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match="has no rank_N folders"):
         open_sharded(tmp_path)
