@@ -149,7 +149,7 @@ def connect() -> tuple[int, int]:
         raise ClusterError("communication", f"the ranks did not come together: {first_line}", fix=fix) from error
     rank, ranks = int(get_rank()), int(get_group_size())
     wanted = os.environ.get("RANK_ID") or os.environ.get("MS_NODE_ID")
-    if wanted and int(wanted) != rank:
+    if wanted and wanted.strip() != str(rank):
         raise ClusterError("RANK_ID", f"this process was started as rank {wanted}, MindSpore counts it as {rank}.")
     _name_world(rank, ranks)
     return rank, ranks
