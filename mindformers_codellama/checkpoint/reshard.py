@@ -214,8 +214,10 @@ def _prepare(job: ShardJob, reader: CheckpointReader, left: Sequence[int]) -> No
         old = [job.destination / name for name in records if Path(name).parent.name.startswith("rank_")]
         if records:
             old += (job.destination / "strategy").glob("ckpt_strategy_rank_*.ckpt")
-        for file in [*old, *job.destination.glob(f"rank_*/.{job.prefix}*{TEMPORARY_SUFFIX}")]:
-            if file not in keep:
+        for folder in (".", "strategy", "rank_*"):
+            old += job.destination.glob(f"{folder}/.*{TEMPORARY_SUFFIX}")
+        for file in old:
+            if file not in keep and not file.is_dir():
                 file.unlink(missing_ok=True)
         source = reader.path if reader.path.is_dir() else reader.path.parent
         copy_tokenizer(job.destination, Companions(None, source))

@@ -91,7 +91,10 @@ def _work(job: ShardJob, ranks: Sequence[int], pipe: Connection) -> None:
         nonlocal waiting
         waiting += count
         if waiting >= _REPORT_BYTES:
-            pipe.send(("bytes", waiting))
+            try:
+                pipe.send(("bytes", waiting))
+            except BrokenPipeError:  # inside a file, where an OSError would be taken for a full disk
+                raise SystemExit(1) from None
             waiting = 0
 
     try:
