@@ -1,10 +1,29 @@
 """Package metadata of mindformers_codellama."""
 
+import runpy
+import sys
 from pathlib import Path
 
-from setuptools import find_packages, setup
+from setuptools import Extension, find_packages, setup
+from setuptools.command.build_ext import build_ext
 
 HERE = Path(__file__).parent
+
+
+class BuildKernels(build_ext):
+    """Compiles the C++ kernels; without a compiler the package is installed without them and uses plain operators."""
+
+    def get_ext_filename(self, fullname: str) -> str:
+        return fullname.replace(".", "/") + ".so"
+
+    def build_extension(self, ext: Extension) -> None:
+        kernels = runpy.run_path(str(HERE / "mindformers_codellama/kernels/build.py"))
+        output = Path(self.get_ext_fullpath(ext.name))
+        try:
+            kernels["build"](output)
+        except kernels["BuildError"] as error:
+            print(f"warning: the C++ kernels were not built, plain MindSpore operators will be used: {error}", file=sys.stderr)
+
 
 CORE = [
     "mindspore>=2.9,<2.11",
@@ -34,6 +53,8 @@ setup(
     python_requires=">=3.10,<3.13",
     packages=find_packages(include=["mindformers_codellama", "mindformers_codellama.*"]),
     package_data={"mindformers_codellama": ["py.typed", "**/assets/**/*", "**/assets/*"]},
+    ext_modules=[Extension("mindformers_codellama.kernels.libcodellama_kernels", sources=[], optional=True)],
+    cmdclass={"build_ext": BuildKernels},
     install_requires=CORE,
     extras_require={"templates": TEMPLATES, "test": TEST, "lint": LINT, "dev": TEST + LINT, "mindformers": MINDFORMERS, "peer": PEER},
     entry_points={"console_scripts": ["codellama=mindformers_codellama.cli.main:main"]},

@@ -1,0 +1,121 @@
+// Vec and Int as arrays; any C++17 compiler makes of them what its machine has.
+#pragma once
+
+namespace codellama::CODELLAMA_LEVEL {
+
+struct Vec {
+  float v[kLanes];
+};
+struct Int {
+  int32_t v[kLanes];
+};
+
+template <class Out, class Function>
+inline Out each(Function function) {
+  Out result;
+  for (int i = 0; i < kLanes; ++i) result.v[i] = function(i);
+  return result;
+}
+
+inline Vec zero() {
+  return each<Vec>([](int) { return 0.0f; });
+}
+inline Vec broadcast(float x) {
+  return each<Vec>([=](int) { return x; });
+}
+inline Vec load(const float* p) {
+  return each<Vec>([=](int i) { return p[i]; });
+}
+inline void store(float* p, Vec a) { std::memcpy(p, a.v, sizeof(a.v)); }
+// The first `count` lanes (0 to 16); the others are 0 and no memory behind them is touched.
+inline Vec load_first(const float* p, int count) {
+  return each<Vec>([=](int i) { return i < count ? p[i] : 0.0f; });
+}
+inline void store_first(float* p, Vec a, int count) { std::memcpy(p, a.v, sizeof(float) * count); }
+inline Vec load(const Bfloat16* p) {
+  return each<Vec>([=](int i) { return codellama::to_float(p[i]); });
+}
+inline Vec load_first(const Bfloat16* p, int count) {
+  return each<Vec>([=](int i) { return i < count ? codellama::to_float(p[i]) : 0.0f; });
+}
+inline void store_first(Bfloat16* p, Vec a, int count) {
+  for (int i = 0; i < count; ++i) p[i] = to_bfloat16(a.v[i]);
+}
+inline void store(Bfloat16* p, Vec a) { store_first(p, a, kLanes); }
+
+inline Vec operator+(Vec a, Vec b) {
+  return each<Vec>([&](int i) { return a.v[i] + b.v[i]; });
+}
+inline Vec operator-(Vec a, Vec b) {
+  return each<Vec>([&](int i) { return a.v[i] - b.v[i]; });
+}
+inline Vec operator*(Vec a, Vec b) {
+  return each<Vec>([&](int i) { return a.v[i] * b.v[i]; });
+}
+inline Vec operator/(Vec a, Vec b) {
+  return each<Vec>([&](int i) { return a.v[i] / b.v[i]; });
+}
+// a * b + c
+inline Vec fma(Vec a, Vec b, Vec c) {
+  return each<Vec>([&](int i) { return a.v[i] * b.v[i] + c.v[i]; });
+}
+inline Vec min(Vec a, Vec b) {
+  return each<Vec>([&](int i) { return a.v[i] < b.v[i] ? a.v[i] : b.v[i]; });
+}
+inline Vec max(Vec a, Vec b) {
+  return each<Vec>([&](int i) { return a.v[i] > b.v[i] ? a.v[i] : b.v[i]; });
+}
+inline Vec abs(Vec a) {
+  return each<Vec>([&](int i) { return std::fabs(a.v[i]); });
+}
+inline Vec sqrt(Vec a) {
+  return each<Vec>([&](int i) { return std::sqrt(a.v[i]); });
+}
+// To the nearest integer, ties to even.
+inline Vec round(Vec a) {
+  return each<Vec>([&](int i) { return std::nearbyintf(a.v[i]); });
+}
+inline float sum(Vec a) {
+  for (int half = kLanes / 2; half > 0; half /= 2) {
+    for (int i = 0; i < half; ++i) a.v[i] += a.v[i + half];
+  }
+  return a.v[0];
+}
+inline float largest(Vec a) {
+  float result = a.v[0];
+  for (int i = 1; i < kLanes; ++i) result = a.v[i] > result ? a.v[i] : result;
+  return result;
+}
+// 2^n of integers n in [-126, 127].
+inline Vec power_of_two(Vec n) {
+  return each<Vec>([&](int i) {
+    const uint32_t bits = static_cast<uint32_t>(static_cast<int32_t>(n.v[i]) + 127) << 23;
+    float result;
+    std::memcpy(&result, &bits, sizeof(result));
+    return result;
+  });
+}
+
+inline Int zero_int() {
+  return each<Int>([](int) { return 0; });
+}
+inline Int broadcast_int(int32_t x) {
+  return each<Int>([=](int) { return x; });
+}
+inline Int operator+(Int a, Int b) {
+  return each<Int>([&](int i) { return a.v[i] + b.v[i]; });
+}
+inline Vec to_float(Int a) {
+  return each<Vec>([&](int i) { return static_cast<float>(a.v[i]); });
+}
+
+// c[i] + a[2i] * b[0] + a[2i + 1] * b[1]: 16 pairs of bf16 times one pair, in fp32.
+inline Vec dot_pairs(Vec c, const Bfloat16* a, const Bfloat16* b) {
+  const float even = codellama::to_float(b[0]);
+  const float odd = codellama::to_float(b[1]);
+  return each<Vec>([&](int i) { return c.v[i] + codellama::to_float(a[2 * i]) * even + codellama::to_float(a[2 * i + 1]) * odd; });
+}
+
+inline void prefetch(const void*) {}
+
+}  // namespace codellama::CODELLAMA_LEVEL

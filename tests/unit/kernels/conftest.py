@@ -1,0 +1,19 @@
+"""Every kernel test runs at every level this machine has, and is skipped when the library was not built."""
+
+import pytest
+
+from mindformers_codellama.errors import EnvironmentFault
+from mindformers_codellama.kernels import library
+
+
+@pytest.fixture(params=["portable", "avx2", "avx512", "neon"])
+def level(request):
+    """Name of the level in use during the test."""
+    try:
+        before = library.current_level()
+    except EnvironmentFault as fault:
+        pytest.skip(str(fault))
+    if not library.use_level(request.param):
+        pytest.skip(f"this machine has no {request.param}")
+    yield request.param
+    library.use_level(before)
