@@ -1,0 +1,53 @@
+// Products of matrices that are packed while they are multiplied: for training, where weights change every step.
+#pragma once
+
+#include <cstdint>
+#include <vector>
+
+#include "level.h"
+
+namespace codellama {
+
+// On what the products are made; sums are float32 in both cases.
+enum class Compute {
+  kFloat32,
+  kBfloat16,  // operands are rounded to bfloat16 (nearest, ties to even) first
+};
+
+// One factor as it lies in memory: rows of `stride` elements, float32 or bfloat16.
+//
+// Its value at (row, column) is x = data[row * stride + column], or, of at most one of these:
+//   x * row_scale[row] * weight[column]   when row_scale is given: a norm made while packing
+//   silu(x) * other[row * stride + column] when other is given (memory like data): a gate made while packing
+struct Operand {
+  const void* data = nullptr;
+  int64_t stride = 0;
+  bool bfloat16 = false;
+  bool transposed = false;  // false: the left factor is [M][K] and the right one [K][N] in memory; true: [K][M] and [N][K]
+  const float* row_scale = nullptr;
+  const float* weight = nullptr;
+  const void* other = nullptr;
+};
+
+// left [M, K] times right [K, N].
+struct Term {
+  Operand left, right;
+  int64_t k = 0;
+};
+
+// result [M, N] = sum of the terms, added to what is in `result` when `accumulate`.
+struct Product {
+  int64_t m = 0, n = 0;
+  std::vector<Term> terms;
+  Compute compute = Compute::kFloat32;
+  void* result = nullptr;
+  int64_t stride = 0;     // of the result's rows, in elements
+  bool bfloat16 = false;  // type of the result
+  bool accumulate = false;
+};
+
+// Runs on all workers; inside parallel_for in the calling thread alone. m, n and every k may be 0.
+// The sum over k is made in blocks whose order does not depend on the number of threads: results are the same for any number.
+void gemm(const Product& product);
+
+}  // namespace codellama
