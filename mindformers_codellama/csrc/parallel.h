@@ -7,14 +7,24 @@
 
 namespace codellama {
 
-// Threads used by parallel_for, this one included; at least 1.
+// More than this are never started.
+constexpr int kMostThreads = 1024;
+
+// How long a thread that waits for others spins before it sleeps, unless set_spin_microseconds said otherwise.
+constexpr int kSpinMicroseconds = 50;
+
+// Threads wanted for parallel_for, the caller included; at least 1. What a job really gets is its `workers`.
 int thread_count();
 
-// Sets them for the calls that follow; must not be called inside parallel_for.
+// Sets them for the calls that follow, waiting for a job that runs; std::logic_error inside parallel_for.
 void set_thread_count(int count);
 
-// Calls function(worker, workers) once for every worker in [0, workers), workers = thread_count(), and waits for all.
-// Workers spin for some microseconds after their work and then sleep. Nested calls run in the calling thread alone.
+// 0: never spin. With more threads than cores nobody spins whatever this says.
+void set_spin_microseconds(int microseconds);
+
+// Calls function(worker, workers) once for every worker in [0, workers) and waits for all; the caller is worker 0.
+// What one of them throws is thrown here, after all have ended. Nested calls, and calls with one thread, run
+// function(0, 1) in the calling thread. Of two threads that call at once the second waits. Works in a child of fork().
 void parallel_for(const std::function<void(int worker, int workers)>& function);
 
 // The piece [begin, end) of `count` items for one of `workers`, in multiples of `step`.
@@ -23,7 +33,8 @@ struct Piece {
 };
 Piece piece_of(int64_t count, int worker, int workers, int64_t step = 1);
 
-// A barrier between the workers of one parallel_for; all must call it equally often.
+// A barrier between the workers of one parallel_for; all must call it equally often. Does nothing in a nested call, with
+// one worker or outside. When a worker throws, the others leave their barriers by an exception of the pool's own.
 void wait_for_workers();
 
 // 64-byte aligned memory that grows and is used again; one per purpose and thread (make it thread_local).
