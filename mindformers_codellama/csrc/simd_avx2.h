@@ -115,6 +115,56 @@ inline Vec dot_pairs(Vec c, const Bfloat16* a, const Bfloat16* b) {
           dot_pairs(c.hi, _mm256_loadu_si256(reinterpret_cast<const __m256i*>(a + 16)), even, odd)};
 }
 
+// To the nearest integer, ties to even; of values within int32.
+inline Int nearest_int(Vec a) { return {_mm256_cvtps_epi32(a.lo), _mm256_cvtps_epi32(a.hi)}; }
+inline int32_t sum(Int a) {
+  const __m256i both = _mm256_add_epi32(a.lo, a.hi);
+  __m128i four = _mm_add_epi32(_mm256_castsi256_si128(both), _mm256_extracti128_si256(both, 1));
+  four = _mm_add_epi32(four, _mm_shuffle_epi32(four, 0x4e));
+  return _mm_cvtsi128_si32(_mm_add_epi32(four, _mm_shuffle_epi32(four, 0xb1)));
+}
+// The low byte of each lane; of values within int8.
+inline void store_bytes(int8_t* p, Int a) {
+  const __m256i words = _mm256_permute4x64_epi64(_mm256_packs_epi32(a.lo, a.hi), 0xd8);
+  _mm_storeu_si128(reinterpret_cast<__m128i*>(p), _mm_packs_epi16(_mm256_castsi256_si128(words), _mm256_extracti128_si256(words, 1)));
+}
+
+// 64 packed weights of 16 rows and 4 columns, in the order [16][4].
+struct Bytes {
+  __m256i lo, hi;
+};
+inline Bytes load_bytes(const uint8_t* p) {
+  return {_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)), _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p + 32))};
+}
+inline __m256i nibbles(__m256i a) { return _mm256_and_si256(a, _mm256_set1_epi8(15)); }
+inline Bytes low_nibbles(Bytes a) { return {nibbles(a.lo), nibbles(a.hi)}; }
+inline Bytes high_nibbles(Bytes a) { return {nibbles(_mm256_srli_epi16(a.lo, 4)), nibbles(_mm256_srli_epi16(a.hi, 4))}; }
+inline __m256i broadcast_four(const int8_t* p) {
+  int32_t four;
+  std::memcpy(&four, p, sizeof(four));
+  return _mm256_set1_epi32(four);
+}
+inline __m256i add_dot(__m256i c, __m256i w, __m256i x) {
+  return _mm256_add_epi32(c, _mm256_madd_epi16(_mm256_maddubs_epi16(w, x), _mm256_set1_epi16(1)));
+}
+// |q| times x with the sign of q: both within [-127, 127], so a pair is at most 32258 and the int16 between never saturates.
+inline __m256i add_signed_dot(__m256i c, __m256i w, __m256i x) {
+  const __m256i q = _mm256_xor_si256(w, _mm256_set1_epi8(static_cast<char>(0x80)));
+  return add_dot(c, _mm256_abs_epi8(q), _mm256_sign_epi8(x, q));
+}
+// What a sum of dot_bytes (or dot_nibbles) over a group begins with, given the sum of the inputs of the group.
+inline Int start_bytes(int32_t) { return zero_int(); }
+inline Int start_nibbles(int32_t sum) { return broadcast_int(-8 * sum); }
+// c[i] + the sum over 4 columns of (w[i][j] - 128) * x[j], once start_bytes is in c. dot_nibbles: w[i][j] - 8.
+inline Int dot_bytes(Int c, Bytes w, const int8_t* x) {
+  const __m256i four = broadcast_four(x);
+  return {add_signed_dot(c.lo, w.lo, four), add_signed_dot(c.hi, w.hi, four)};
+}
+inline Int dot_nibbles(Int c, Bytes w, const int8_t* x) {
+  const __m256i four = broadcast_four(x);
+  return {add_dot(c.lo, w.lo, four), add_dot(c.hi, w.hi, four)};
+}
+
 inline void prefetch(const void* p) { _mm_prefetch(static_cast<const char*>(p), _MM_HINT_T0); }
 
 }  // namespace codellama::CODELLAMA_LEVEL

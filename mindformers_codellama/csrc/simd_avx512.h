@@ -67,6 +67,31 @@ inline Vec dot_pairs(Vec c, const Bfloat16* a, const Bfloat16* b) {
   return {_mm512_dpbf16_ps(c.v, reinterpret_cast<__m512bh>(_mm512_loadu_si512(a)), reinterpret_cast<__m512bh>(_mm512_set1_epi32(pair)))};
 }
 
+// To the nearest integer, ties to even; of values within int32.
+inline Int nearest_int(Vec a) { return {_mm512_cvtps_epi32(a.v)}; }
+inline int32_t sum(Int a) { return _mm512_reduce_add_epi32(a.v); }
+// The low byte of each lane.
+inline void store_bytes(int8_t* p, Int a) { _mm_storeu_si128(reinterpret_cast<__m128i*>(p), _mm512_cvtepi32_epi8(a.v)); }
+
+// 64 packed weights of 16 rows and 4 columns, in the order [16][4].
+struct Bytes {
+  __m512i v;
+};
+inline Bytes load_bytes(const uint8_t* p) { return {_mm512_loadu_si512(p)}; }
+inline Bytes low_nibbles(Bytes a) { return {_mm512_and_si512(a.v, _mm512_set1_epi8(15))}; }
+inline Bytes high_nibbles(Bytes a) { return {_mm512_and_si512(_mm512_srli_epi16(a.v, 4), _mm512_set1_epi8(15))}; }
+inline __m512i broadcast_four(const int8_t* p) {
+  int32_t four;
+  std::memcpy(&four, p, sizeof(four));
+  return _mm512_set1_epi32(four);
+}
+// What a sum of dot_bytes (or dot_nibbles) over a group begins with, given the sum of the inputs of the group.
+inline Int start_bytes(int32_t sum) { return {_mm512_set1_epi32(-128 * sum)}; }
+inline Int start_nibbles(int32_t sum) { return {_mm512_set1_epi32(-8 * sum)}; }
+// c[i] + the sum over 4 columns of (w[i][j] - 128) * x[j], once start_bytes is in c. dot_nibbles: w[i][j] - 8.
+inline Int dot_bytes(Int c, Bytes w, const int8_t* x) { return {_mm512_dpbusd_epi32(c.v, w.v, broadcast_four(x))}; }
+inline Int dot_nibbles(Int c, Bytes w, const int8_t* x) { return {_mm512_dpbusd_epi32(c.v, w.v, broadcast_four(x))}; }
+
 inline void prefetch(const void* p) { _mm_prefetch(static_cast<const char*>(p), _MM_HINT_T0); }
 
 }  // namespace codellama::CODELLAMA_LEVEL

@@ -116,6 +116,49 @@ inline Vec dot_pairs(Vec c, const Bfloat16* a, const Bfloat16* b) {
   return each<Vec>([&](int i) { return c.v[i] + codellama::to_float(a[2 * i]) * even + codellama::to_float(a[2 * i + 1]) * odd; });
 }
 
+// To the nearest integer, ties to even; of values within int32.
+inline Int nearest_int(Vec a) {
+  return each<Int>([&](int i) { return static_cast<int32_t>(std::nearbyintf(a.v[i])); });
+}
+inline int32_t sum(Int a) {
+  int32_t result = 0;
+  for (int32_t value : a.v) result += value;
+  return result;
+}
+// The low byte of each lane.
+inline void store_bytes(int8_t* p, Int a) {
+  for (int i = 0; i < kLanes; ++i) p[i] = static_cast<int8_t>(a.v[i]);
+}
+
+// 64 packed weights of 16 rows and 4 columns, in the order [16][4].
+struct Bytes {
+  uint8_t v[4 * kLanes];
+};
+inline Bytes load_bytes(const uint8_t* p) {
+  Bytes result;
+  std::memcpy(result.v, p, sizeof(result.v));
+  return result;
+}
+inline Bytes low_nibbles(Bytes a) {
+  for (uint8_t& byte : a.v) byte = static_cast<uint8_t>(byte & 15);
+  return a;
+}
+inline Bytes high_nibbles(Bytes a) {
+  for (uint8_t& byte : a.v) byte = static_cast<uint8_t>(byte >> 4);
+  return a;
+}
+// What a sum of dot_bytes (or dot_nibbles) over a group begins with, given the sum of the inputs of the group.
+inline Int start_bytes(int32_t sum) { return broadcast_int(-128 * sum); }
+inline Int start_nibbles(int32_t sum) { return broadcast_int(-8 * sum); }
+// c[i] + the sum over 4 columns of (w[i][j] - 128) * x[j], once start_bytes is in c. dot_nibbles: w[i][j] - 8.
+inline Int dot_bytes(Int c, Bytes w, const int8_t* x) {
+  return each<Int>([&](int i) {
+    const uint8_t* four = w.v + 4 * i;
+    return c.v[i] + four[0] * x[0] + four[1] * x[1] + four[2] * x[2] + four[3] * x[3];
+  });
+}
+inline Int dot_nibbles(Int c, Bytes w, const int8_t* x) { return dot_bytes(c, w, x); }
+
 inline void prefetch(const void*) {}
 
 }  // namespace codellama::CODELLAMA_LEVEL
