@@ -23,6 +23,7 @@ from mindformers_codellama.errors import CodeLlamaError, ConfigError, raise_all
 logger = logging.getLogger(__name__)
 
 TYPE_KEYS = ("compute_dtype", "layernorm_compute_type", "softmax_compute_type", "rotary_dtype", "param_init_type")
+TRAINING_MODES = ("train", "finetune")
 FACT_KEYS = ("vocab_size", "hidden_size", "num_layers", "num_heads", "n_kv_heads", "intermediate_size", "theta")
 
 
@@ -163,15 +164,25 @@ def _facts_notes(run: RunConfig) -> list[str]:
 
 
 def _device(run: RunConfig) -> list[CodeLlamaError]:
-    """What the CPU cannot compute."""
+    """What the CPU cannot compute: bfloat16 without the kernels, and outside of matrix products and attention."""
     settings = run.model.model_config
     if run.context.device_target != "CPU":
         return []
-    return [
-        ConfigError(f"model.model_config.{key}", "MindSpore has no bfloat16 matrix product on the CPU.", fix="write float32.")
-        for key in TYPE_KEYS
-        if getattr(settings, key) == "bfloat16"
-    ]
+    with_kernels = run.engine == "native" and run.kernels != "off"
+    found: list[CodeLlamaError] = []
+    if settings.compute_dtype == "bfloat16" and not with_kernels:
+        problem = "MindSpore has no bfloat16 matrix product on the CPU, only the kernels of engine: native have."
+        found.append(ConfigError("model.model_config.compute_dtype", problem, fix="write float32, or engine: native and kernels: auto."))
+    for key in TYPE_KEYS[1:]:
+        if getattr(settings, key) == "bfloat16":
+            problem = "got bfloat16; MindSpore has no bfloat16 arithmetic on the CPU, and the kernels only that of compute_dtype."
+            found.append(ConfigError(f"model.model_config.{key}", problem, fix="write float32."))
+        elif key == "param_init_type" and run.run_mode not in (*TRAINING_MODES, "eval"):
+            continue
+        elif getattr(settings, key) != "float32" and settings.compute_dtype == "bfloat16":
+            problem = f"got {getattr(settings, key)}; with compute_dtype: bfloat16 on the CPU only float32 is possible."
+            found.append(ConfigError(f"model.model_config.{key}", problem, fix="write float32."))
+    return found
 
 
 def _tokens(run: RunConfig) -> list[CodeLlamaError]:

@@ -37,9 +37,11 @@ from mindformers_codellama.config.sections_training import (
 
 RUN_MODES = ("train", "finetune", "eval", "predict", "export")
 ENGINES = ("native", "mindformers")
+KERNELS = ("auto", "off", "portable", "avx2", "avx512", "neon")
 
 __all__ = [
     "ENGINES",
+    "KERNELS",
     "RUN_MODES",
     "ArchSection",
     "Callback",
@@ -94,6 +96,9 @@ class RunConfig:
     """`train`, `finetune` (needs `load_checkpoint`), `eval`, `predict` or `export`."""
     engine: str = key("native", choices=ENGINES)
     """Ours: who computes. `native` is this package, `mindformers` an installed MindFormers 1.9 (docs/engines.md)."""
+    kernels: str = key("auto", choices=KERNELS, spellings={"false": "off"})  # what YAML makes of a bare off
+    """Ours: C++ kernels of the native engine on the CPU (docs/kernels.md). `auto` takes the best level this machine has, `off` plain
+    MindSpore operators; a level's name forces it. CODELLAMA_KERNELS in the environment wins."""
     trainer: TrainerSection = field(default_factory=TrainerSection)
     """Task and model name."""
     do_eval: bool = False

@@ -1,18 +1,52 @@
-"""Which fused operators the current device has; everything else is written with plain ones.
+"""Which fused operators the current device has, and whether a network computes with the C++ kernels.
 
-Measured: the CPU backend registers none of these (MindSpore 2.9 and 2.10). On Ascend they exist by
-MindSpore's documentation; not run on Ascend.
+Measured: the CPU backend registers none of MindSpore's fused operators (MindSpore 2.9 and 2.10). On Ascend they exist by
+MindSpore's documentation; not run on Ascend. The kernels are this package's own, for the CPU (`csrc/`).
 """
 
 from __future__ import annotations
 
+from mindformers_codellama.config.model_config import ModelConfig
+from mindformers_codellama.errors import CodeLlamaError, ConfigError
+from mindformers_codellama.kernels.choose import kernels_in_use
 from mindformers_codellama.runtime.context import current_device
+from mindformers_codellama.runtime.dtypes import KERNEL_TYPES, dtype_findings
 
 FUSED_OPERATORS: dict[str, tuple[str, ...]] = {
     "RmsNorm": ("Ascend",),
 }
+FLOAT32_KEYS = {
+    "layernorm_compute_dtype": "layernorm_compute_type",
+    "softmax_compute_dtype": "softmax_compute_type",
+    "rotary_dtype": "rotary_dtype",
+    "param_init_dtype": "param_init_type",
+}
+"""What must be float32 for the kernels, whatever `compute_dtype` is; our name to the YAML's."""
 
 
 def has_operator(name: str) -> bool:
     """True when the current device registers the fused operator `name`; unknown names are a KeyError."""
     return current_device() in FUSED_OPERATORS[name]
+
+
+def uses_kernels(config: ModelConfig) -> bool:
+    """Whether Cells of this model that are built now compute with the C++ kernels: they are there, and its types fit them."""
+    fits = config.compute_dtype in KERNEL_TYPES and all(getattr(config, key) == "float32" for key in FLOAT32_KEYS)
+    return fits and current_device() == "CPU" and kernels_in_use() is not None
+
+
+def kernel_findings(config: ModelConfig) -> list[CodeLlamaError]:
+    """One finding for every type that a network on this device cannot compute with, the kernels taken into account."""
+    device = current_device()
+    found = dtype_findings(config, device, kernels=device == "CPU" and kernels_in_use() is not None)
+    if found or device != "CPU" or config.compute_dtype != "bfloat16":
+        return found
+    return [
+        ConfigError(
+            f"model.model_config.{name}",
+            f"got {getattr(config, key)!r}; with compute_dtype: bfloat16 on the CPU only float32 is possible.",
+            fix="write float32.",
+        )
+        for key, name in FLOAT32_KEYS.items()
+        if getattr(config, key) != "float32"
+    ]

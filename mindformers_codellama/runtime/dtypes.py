@@ -19,6 +19,8 @@ UNSUPPORTED: dict[tuple[str, str], str] = {
     ("CPU", "bfloat16"): "MindSpore's CPU backend has no bfloat16 matrix product, gather or softmax",
 }
 """(device, type) to the reason it is refused; measured on MindSpore 2.9 and 2.10."""
+KERNEL_TYPES = ("float32", "bfloat16")
+"""Types of `compute_dtype` the C++ kernels compute with; everything else about such a network is float32."""
 
 
 def mindspore_dtype(name: str) -> ms.Type:
@@ -36,14 +38,22 @@ def dtype_name(dtype: ms.Type) -> str:
     return next(name for name, known in MINDSPORE_DTYPES.items() if known == dtype)
 
 
-def dtype_findings(config: ModelConfig, device: str) -> list[CodeLlamaError]:
-    """One finding for every dtype of `config` the device cannot compute with."""
+def dtype_findings(config: ModelConfig, device: str, *, kernels: bool = False) -> list[CodeLlamaError]:
+    """One finding for every dtype of `config` the device cannot compute with.
+
+    Args:
+        config: the model.
+        device: `CPU` or `Ascend`.
+        kernels: the C++ kernels are in use, which multiply bfloat16 on the CPU.
+    """
     found: list[CodeLlamaError] = []
     for key in ("compute_dtype", "layernorm_compute_dtype", "softmax_compute_dtype", "rotary_dtype", "param_init_dtype"):
         reason = UNSUPPORTED.get((device, getattr(config, key)))
-        if reason:
+        if reason and not (kernels and key == "compute_dtype"):
             name = {"layernorm_compute_dtype": "layernorm_compute_type", "softmax_compute_dtype": "softmax_compute_type"}.get(key, key)
             name = "param_init_type" if key == "param_init_dtype" else name
             fix = f"write {name}: float32 (or float16) for device_target {device}."
+            if key == "compute_dtype":
+                fix = f"{fix[:-1]}, or compute with the kernels (kernels: auto)."
             found.append(ConfigError(f"model.model_config.{name}", f"got {getattr(config, key)!r}; {reason}.", fix=fix))
     return found

@@ -29,7 +29,7 @@ from mindformers_codellama.model.loss import WEIGHT_EPS, LossSums
 from mindformers_codellama.model.part import network_part
 from mindformers_codellama.parallel.agreement import fail_together, together
 from mindformers_codellama.parallel.comm import SINGLE, Comm, join
-from mindformers_codellama.runtime.context import enter_context
+from mindformers_codellama.train.device import enter_run
 from mindformers_codellama.train.pipeline import PipelineSums
 from mindformers_codellama.train.step import COLUMNS
 
@@ -221,7 +221,7 @@ def evaluate(run: RunConfig, *, progress: Callable[[int, int], object] | None = 
         CodeLlamaError: of the kind that fits.
     """
     require_runnable(run)
-    enter_context(run.context)
+    enter_run(run)
     layout = run_layout(run)
     model_layout = run_model_layout(run, layout)
     comm = join(layout)

@@ -14,8 +14,8 @@ from mindformers_codellama.layout.cuts import run_layout, run_model_layout
 from mindformers_codellama.model.llama import LlamaNetwork
 from mindformers_codellama.parallel.agreement import together
 from mindformers_codellama.parallel.comm import join
-from mindformers_codellama.runtime.context import enter_context
 from mindformers_codellama.train.batch_plan import plan_batches
+from mindformers_codellama.train.device import enter_run
 from mindformers_codellama.train.evaluate import EvalResult, compiled, open_evaluator
 from mindformers_codellama.train.loop import Parts, run_loop, save
 from mindformers_codellama.train.plan import (
@@ -81,7 +81,7 @@ def train(run: RunConfig, *, force: bool = False, bar: bool = False) -> TrainRes
     """
     started = time.perf_counter()
     require_runnable(run)
-    enter_context(run.context)
+    enter_run(run)
     layout = run_layout(run)
     model_layout = run_model_layout(run, layout)
     comm = join(layout)

@@ -41,9 +41,9 @@ def texts(run, **options) -> str:
         (
             "",
             "rotary_dtype: bf16",
-            r"run.yaml:2: model.model_config.rotary_dtype: .* no bfloat16 .* CPU. Fix: write float32.",
+            r"run.yaml:2: model.model_config.rotary_dtype: .* no bfloat16 .* CPU, .*Fix: write float32.",
         ),
-        ("", "param_init_type: bfloat16", r"param_init_type: MindSpore has no bfloat16"),
+        ("", "param_init_type: bfloat16", r"param_init_type: got bfloat16; MindSpore has no bfloat16"),
         ("", "eos_token_id: 50", r"eos_token_id: got 50, must be below vocab_size \(50\)"),
         ("", "eos_token_id: [2, 77]", r"eos_token_id: got 77, must be below"),
         ("", "ignore_token_id: 3", r"ignore_token_id: got 3, which is also a token"),
@@ -83,6 +83,33 @@ def texts(run, **options) -> str:
 def test_what_is_wrong_in_any_use_is_refused_when_the_file_is_read(run_with, lines, model, message):
     with pytest.raises(ConfigError, match=message):
         run_with(lines, model)
+
+
+BF16 = "model.model_config.compute_dtype=bfloat16"
+FLOAT32 = "model.model_config.param_init_type=float32"
+
+
+@pytest.mark.parametrize(
+    ("lines", "overrides", "message"),
+    [
+        ("kernels: off\n", (FLOAT32,), r"compute_dtype: MindSpore has no bfloat16 matrix product .*kernels: auto"),
+        ("engine: mindformers\n", (FLOAT32,), r"compute_dtype: MindSpore has no bfloat16 matrix product"),
+        ("", (), r"param_init_type: got float16; with compute_dtype: bfloat16 on the CPU only float32"),
+        (
+            "",
+            (FLOAT32, "model.model_config.softmax_compute_type=float16"),
+            r"softmax_compute_type: got float16; with compute_dtype: bfloat16",
+        ),
+    ],
+)
+def test_bfloat16_on_the_cpu_needs_the_kernels_and_float32_beside_it(run_with, lines, overrides, message):
+    with pytest.raises(ConfigError, match=message):
+        run_with(lines, overrides=(BF16, *overrides))
+
+
+def test_bfloat16_on_the_cpu_is_allowed_with_the_kernels(run_with):
+    assert run_with(overrides=(BF16, FLOAT32)).model.config.compute_dtype == "bfloat16"
+    run_with("run_mode: predict\n", overrides=(BF16,))  # weights of another type are read into the form that is multiplied
 
 
 def test_the_same_settings_are_allowed_where_they_make_sense(run_with):
