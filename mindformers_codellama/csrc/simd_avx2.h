@@ -165,6 +165,49 @@ inline Int dot_nibbles(Int c, Bytes w, const int8_t* x) {
   return {add_dot(c.lo, w.lo, four), add_dot(c.hi, w.hi, four)};
 }
 
+// Lane i of the result holds the bits of bf16(even[i]) below those of bf16(odd[i]): a pair for dot_pairs.
+inline Vec interleave_bfloat16(Vec even, Vec odd) {
+  const __m128i even_lo = narrow(even.lo), even_hi = narrow(even.hi), odd_lo = narrow(odd.lo), odd_hi = narrow(odd.hi);
+  return {_mm256_castsi256_ps(_mm256_set_m128i(_mm_unpackhi_epi16(even_lo, odd_lo), _mm_unpacklo_epi16(even_lo, odd_lo))),
+          _mm256_castsi256_ps(_mm256_set_m128i(_mm_unpackhi_epi16(even_hi, odd_hi), _mm_unpacklo_epi16(even_hi, odd_hi)))};
+}
+// 32 values rounded to bf16, as 16 lanes of two: what storing `first` and `second` one after the other gives.
+inline Vec join_bfloat16(Vec first, Vec second) {
+  return {_mm256_castsi256_ps(_mm256_set_m128i(narrow(first.hi), narrow(first.lo))),
+          _mm256_castsi256_ps(_mm256_set_m128i(narrow(second.hi), narrow(second.lo)))};
+}
+// Lane j of rows[i] goes to lane i of rows[j], of 8 registers.
+inline void transpose(__m256* rows) {
+  __m256d pairs[8];
+  for (int i = 0; i < 8; i += 4) {
+    const __m256 a = _mm256_unpacklo_ps(rows[i], rows[i + 1]), b = _mm256_unpackhi_ps(rows[i], rows[i + 1]);
+    const __m256 c = _mm256_unpacklo_ps(rows[i + 2], rows[i + 3]), d = _mm256_unpackhi_ps(rows[i + 2], rows[i + 3]);
+    pairs[i] = _mm256_unpacklo_pd(_mm256_castps_pd(a), _mm256_castps_pd(c));
+    pairs[i + 1] = _mm256_unpackhi_pd(_mm256_castps_pd(a), _mm256_castps_pd(c));
+    pairs[i + 2] = _mm256_unpacklo_pd(_mm256_castps_pd(b), _mm256_castps_pd(d));
+    pairs[i + 3] = _mm256_unpackhi_pd(_mm256_castps_pd(b), _mm256_castps_pd(d));
+  }
+  for (int j = 0; j < 4; ++j) {
+    rows[j] = _mm256_permute2f128_ps(_mm256_castpd_ps(pairs[j]), _mm256_castpd_ps(pairs[4 + j]), 0x20);
+    rows[4 + j] = _mm256_permute2f128_ps(_mm256_castpd_ps(pairs[j]), _mm256_castpd_ps(pairs[4 + j]), 0x31);
+  }
+}
+// Lane j of rows[i] goes to lane i of rows[j]; `rows` has 16.
+inline void transpose(Vec* rows) {
+  __m256 quarters[4][8];
+  for (int i = 0; i < 8; ++i) {
+    quarters[0][i] = rows[i].lo;
+    quarters[1][i] = rows[i].hi;
+    quarters[2][i] = rows[8 + i].lo;
+    quarters[3][i] = rows[8 + i].hi;
+  }
+  for (__m256* quarter : quarters) transpose(quarter);
+  for (int i = 0; i < 8; ++i) {
+    rows[i] = {quarters[0][i], quarters[2][i]};
+    rows[8 + i] = {quarters[1][i], quarters[3][i]};
+  }
+}
+
 inline void prefetch(const void* p) { _mm_prefetch(static_cast<const char*>(p), _MM_HINT_T0); }
 
 }  // namespace codellama::CODELLAMA_LEVEL

@@ -92,6 +92,39 @@ inline Int start_nibbles(int32_t sum) { return {_mm512_set1_epi32(-8 * sum)}; }
 inline Int dot_bytes(Int c, Bytes w, const int8_t* x) { return {_mm512_dpbusd_epi32(c.v, w.v, broadcast_four(x))}; }
 inline Int dot_nibbles(Int c, Bytes w, const int8_t* x) { return {_mm512_dpbusd_epi32(c.v, w.v, broadcast_four(x))}; }
 
+// Lane i of the result holds the bits of bf16(even[i]) below those of bf16(odd[i]): a pair for dot_pairs.
+inline Vec interleave_bfloat16(Vec even, Vec odd) {
+  const __m512i halves = reinterpret_cast<__m512i>(_mm512_cvtne2ps_pbh(odd.v, even.v));
+  const __m512i low = _mm512_cvtepu16_epi32(_mm512_castsi512_si256(halves));
+  const __m512i high = _mm512_cvtepu16_epi32(_mm512_extracti64x4_epi64(halves, 1));
+  return {_mm512_castsi512_ps(_mm512_or_si512(low, _mm512_slli_epi32(high, 16)))};
+}
+// 32 values rounded to bf16, as 16 lanes of two: what storing `first` and `second` one after the other gives.
+inline Vec join_bfloat16(Vec first, Vec second) { return {reinterpret_cast<__m512>(_mm512_cvtne2ps_pbh(second.v, first.v))}; }
+// Lane j of rows[i] goes to lane i of rows[j]; `rows` has 16.
+inline void transpose(Vec* rows) {
+  __m512d pairs[16];
+  for (int i = 0; i < 16; i += 4) {
+    const __m512 a = _mm512_unpacklo_ps(rows[i].v, rows[i + 1].v), b = _mm512_unpackhi_ps(rows[i].v, rows[i + 1].v);
+    const __m512 c = _mm512_unpacklo_ps(rows[i + 2].v, rows[i + 3].v), d = _mm512_unpackhi_ps(rows[i + 2].v, rows[i + 3].v);
+    pairs[i] = _mm512_unpacklo_pd(_mm512_castps_pd(a), _mm512_castps_pd(c));
+    pairs[i + 1] = _mm512_unpackhi_pd(_mm512_castps_pd(a), _mm512_castps_pd(c));
+    pairs[i + 2] = _mm512_unpacklo_pd(_mm512_castps_pd(b), _mm512_castps_pd(d));
+    pairs[i + 3] = _mm512_unpackhi_pd(_mm512_castps_pd(b), _mm512_castps_pd(d));
+  }
+  // pairs[4 i + j] holds, of rows 4 i to 4 i + 3, the lanes j, 4 + j, 8 + j and 12 + j; 128 bits each.
+  for (int j = 0; j < 4; ++j) {
+    const __m512 a = _mm512_castpd_ps(pairs[j]), b = _mm512_castpd_ps(pairs[4 + j]);
+    const __m512 c = _mm512_castpd_ps(pairs[8 + j]), d = _mm512_castpd_ps(pairs[12 + j]);
+    const __m512 ab_even = _mm512_shuffle_f32x4(a, b, 0x88), ab_odd = _mm512_shuffle_f32x4(a, b, 0xdd);
+    const __m512 cd_even = _mm512_shuffle_f32x4(c, d, 0x88), cd_odd = _mm512_shuffle_f32x4(c, d, 0xdd);
+    rows[j].v = _mm512_shuffle_f32x4(ab_even, cd_even, 0x88);
+    rows[4 + j].v = _mm512_shuffle_f32x4(ab_odd, cd_odd, 0x88);
+    rows[8 + j].v = _mm512_shuffle_f32x4(ab_even, cd_even, 0xdd);
+    rows[12 + j].v = _mm512_shuffle_f32x4(ab_odd, cd_odd, 0xdd);
+  }
+}
+
 inline void prefetch(const void* p) { _mm_prefetch(static_cast<const char*>(p), _MM_HINT_T0); }
 
 }  // namespace codellama::CODELLAMA_LEVEL

@@ -159,6 +159,33 @@ inline Int dot_bytes(Int c, Bytes w, const int8_t* x) {
 }
 inline Int dot_nibbles(Int c, Bytes w, const int8_t* x) { return dot_bytes(c, w, x); }
 
+// Lane i of the result holds the bits of bf16(even[i]) below those of bf16(odd[i]): a pair for dot_pairs.
+inline Vec interleave_bfloat16(Vec even, Vec odd) {
+  Bfloat16 halves[2 * kLanes];
+  for (int i = 0; i < kLanes; ++i) {
+    halves[2 * i] = to_bfloat16(even.v[i]);
+    halves[2 * i + 1] = to_bfloat16(odd.v[i]);
+  }
+  Vec result;
+  std::memcpy(result.v, halves, sizeof(halves));
+  return result;
+}
+// 32 values rounded to bf16, as 16 lanes of two: what storing `first` and `second` one after the other gives.
+inline Vec join_bfloat16(Vec first, Vec second) {
+  Bfloat16 halves[2 * kLanes];
+  store(halves, first);
+  store(halves + kLanes, second);
+  Vec result;
+  std::memcpy(result.v, halves, sizeof(halves));
+  return result;
+}
+// Lane j of rows[i] goes to lane i of rows[j]; `rows` has 16.
+inline void transpose(Vec* rows) {
+  for (int i = 0; i < kLanes; ++i) {
+    for (int j = 0; j < i; ++j) std::swap(rows[i].v[j], rows[j].v[i]);
+  }
+}
+
 inline void prefetch(const void*) {}
 
 }  // namespace codellama::CODELLAMA_LEVEL

@@ -32,7 +32,8 @@ FLAGS = (
     "-fvisibility=hidden",
     "-Wall",
     "-Wextra",
-    "-Wno-maybe-uninitialized",
+    "-Wno-maybe-uninitialized",  # and the next: GCC 12 warns of its own AVX-512 headers
+    "-Wno-uninitialized",
     "-ffp-contract=off",
     "-pthread",
 )
