@@ -1,10 +1,15 @@
-"""Ours beside transformers on torch: prefill, decode and a training step, in turns, in one run.
+"""Ours beside llama.cpp, transformers and torch: decode, prefill, start-up and training, in turns, in one run.
 
-Every measurement is a process of its own, so that the two thread pools never share the cores. The pairs alternate
-(ours, peer, ours, peer, ...): when the machine's speed drifts, both drift, and the ratio of each pair stays fair.
+    bash benchmarks/install_peers.sh PEERS                                        # once
+    python benchmarks/compare.py --peer-python PEERS/bin/python --models MODELS --prepare   # once: writes the model files
+    python benchmarks/compare.py --peer-python PEERS/bin/python --models MODELS --write     # all rows, about 25 minutes on two quiet cores
+    python benchmarks/compare.py --peer-python PEERS/bin/python --models MODELS --quick     # fewer samples, about 8 minutes
+    python benchmarks/compare.py --rows decode-b1-1.1b-int8 load --dry-run        # what would run
+    python benchmarks/compare.py --report benchmarks/RESULTS.jsonl --write        # the page again, from the samples
 
-    python benchmarks/compare.py                         # 15m shape, 3 pairs, about 2 minutes on two cores
-    python benchmarks/compare.py --shape 125m --pairs 5 --markdown benchmarks/RESULTS.md
+Every sample is a process of its own, so that two thread pools never share the cores; ours and the peers take turns, in an
+order that is turned round from pair to pair, so that drift of the machine hits both. Nothing else may run meanwhile.
+A side that is not installed is shown as "not run" with the reason.
 """
 
 from __future__ import annotations
@@ -13,33 +18,73 @@ import argparse
 import json
 import os
 import platform
-import statistics
-import subprocess
+import shlex
 import sys
+import tempfile
+import time
 from datetime import date
 from pathlib import Path
 
+from jobs import MACHINE, Job
+from prepare_models import prepare_models, warm_page_cache
+from report import render
+from results import Samples
+from rows import GROUPS, ROWS, TRIAL, jobs_of
+from run_jobs import Pythons, run_group, stderr_line, turns
+
 HERE = Path(__file__).resolve().parent
-
-# figure -> (worker's subcommand, JSON field, True when more is better)
-FIGURES = {
-    "decode, batch 1, tokens/s": ("generate", "decode_tokens_per_second", True),
-    "prefill, seconds": ("generate", "prefill_seconds", False),
-    "training step, tokens/s": ("train", "training_tokens_per_second", True),
-    "training peak memory, MiB": ("train", "peak_memory_mib", False),
-}
+PAGE, SAMPLES, PICTURE = HERE / "RESULTS.md", HERE / "RESULTS.jsonl", HERE / "roofline.png"
 
 
-def run_worker(script: str, work: str, args: argparse.Namespace) -> dict[str, float]:
-    command = [sys.executable, str(HERE / script), work, "--shape", args.shape, "--threads", str(args.threads)]
-    if work == "generate":
-        command += ["--prompt", str(args.prompt), "--tokens", str(args.tokens)]
-    else:
-        command += ["--batch", str(args.batch), "--seq-length", str(args.seq_length)]
-    done = subprocess.run(command, capture_output=True, text=True, env=os.environ | {"OMP_NUM_THREADS": str(args.threads)})
-    if done.returncode:
-        raise SystemExit(f"{script} {work} failed:\n{done.stderr[-2000:]}")
-    return json.loads(done.stdout.strip().splitlines()[-1])
+def arguments_from(words: list[str] | None = None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rows", nargs="+", metavar="ROW", help=f"default: all. Known: {', '.join(ROWS)}")
+    parser.add_argument("--quick", action="store_true", help="fewer samples, without the long prompt and the plain operators")
+    parser.add_argument("--pairs", type=int, help="samples of each job; default: two to five, by row")
+    parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)), help="of every engine (%(default)s)")
+    parser.add_argument(
+        "--models", type=Path, default=Path(tempfile.gettempdir()) / "codellama_benchmark_models", help="folder of model files"
+    )
+    parser.add_argument("--peer-python", default=sys.executable, help="interpreter with llama_cpp and gguf (benchmarks/install_peers.sh)")
+    parser.add_argument("--torch-python", default=sys.executable, help="interpreter with torch and transformers")
+    parser.add_argument("--prepare", action="store_true", help="only write the model files")
+    parser.add_argument("--dry-run", action="store_true", help="only list what would run")
+    parser.add_argument("--report", type=Path, metavar="SAMPLES", help="no run: make the page of earlier samples")
+    parser.add_argument("--samples", type=Path, help="where samples are kept; default: a temporary file, RESULTS.jsonl with --write")
+    parser.add_argument("--write", action="store_true", help="write benchmarks/RESULTS.md, RESULTS.jsonl and roofline.png")
+    parser.add_argument("--note", default="", help="a sentence for the page")
+    parser.add_argument("--try", dest="try_out", action="store_true", help="only rows of a tiny model, in a minute: does everything run?")
+    arguments = parser.parse_args(words)
+    unknown = sorted(set(arguments.rows or ()) - set(ROWS))
+    if unknown:
+        parser.error(f"unknown row {', '.join(unknown)}; known: {', '.join(ROWS)}")
+    for name in ("pairs", "threads"):
+        if getattr(arguments, name) is not None and getattr(arguments, name) < 1:
+            parser.error(f"--{name} is at least 1")
+    return arguments
+
+
+def row_names(arguments: argparse.Namespace) -> list[str]:
+    """The rows asked for, in the order of the table."""
+    if arguments.rows:
+        return list(arguments.rows)
+    wanted = TRIAL if arguments.try_out else [name for name in ROWS if name not in TRIAL]
+    return [name for name in wanted if ROWS[name].quick or not arguments.quick]
+
+
+def plan(arguments: argparse.Namespace) -> dict[str, tuple[list[Job], int]]:
+    """Group to its jobs and pairs, in the order of the table."""
+    groups: dict[str, list] = {}
+    for name in row_names(arguments):
+        groups.setdefault(ROWS[name].group, []).append(ROWS[name])
+    planned = {}
+    for group, rows in groups.items():
+        pairs = arguments.pairs or (GROUPS[group].quick_pairs if arguments.quick else GROUPS[group].pairs)
+        jobs = jobs_of(group, rows, threads=arguments.threads, models=str(arguments.models), quick=arguments.quick)
+        if GROUPS[group].work == "inference":
+            jobs.insert(0, Job(engine=MACHINE, threads=arguments.threads))
+        planned[group] = (jobs, pairs)
+    return planned
 
 
 def cpu_name() -> str:
@@ -49,52 +94,80 @@ def cpu_name() -> str:
     return platform.processor()
 
 
-def to_markdown(rows: list[tuple[str, list[float], list[float], bool]], versions: tuple[str, str], args: argparse.Namespace) -> str:
-    lines = [
-        f"## {args.shape} shape, {date.today()}",
-        "",
-        f"{cpu_name()}, {args.threads} threads, {args.pairs} alternating pairs; {versions[0]} against {versions[1]}, fp32.",
-        f"Prompt {args.prompt}, {args.tokens} new tokens; training batch {args.batch} x {args.seq_length}.",
-        f"Command: `python benchmarks/compare.py {' '.join(sys.argv[1:])}`".rstrip(),
-        "",
-        "| work | ours, median (min-max) | torch, median (min-max) | ours is better by, median of pairs |",
-        "|---|---|---|---|",
-    ]
-    for name, ours, peer, more_is_better in rows:
-        ratios = [a / b if more_is_better else b / a for a, b in zip(ours, peer, strict=True)]
-        cells = [f"{statistics.median(v):.4g} ({min(v):.4g}-{max(v):.4g})" for v in (ours, peer)]
-        lines.append(f"| {name} | {cells[0]} | {cells[1]} | {statistics.median(ratios):.2f}x |")
-    return "\n".join(lines) + "\n"
+def header(arguments: argparse.Namespace) -> dict[str, object]:
+    """Where, when and how."""
+    memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / 2**30
+    hidden = {"--peer-python": "PEERS/bin/python", "--torch-python": "TORCH/bin/python", "--models": "MODELS", "--samples": "SAMPLES"}
+    words = sys.argv[1:]
+    words = [hidden.get(words[place - 1], word) if place else word for place, word in enumerate(words)]
+    return {
+        "date": str(date.today()),
+        "cpu": cpu_name(),
+        "cores": len(os.sched_getaffinity(0)),
+        "threads": arguments.threads,
+        "memory": f"{memory:.0f} GiB",
+        "system": f"Python {platform.python_version()}, {platform.system()} {platform.machine()}",
+        "load": f"{os.getloadavg()[0]:.2f}",
+        "command": f"python benchmarks/compare.py {shlex.join(words)}".strip(),
+        "rows": row_names(arguments),
+        "note": arguments.note,
+    }
+
+
+def measure(arguments: argparse.Namespace, path: Path) -> None:
+    """Run the plan, one JSON line per sample."""
+    planned = plan(arguments)
+    pythons = Pythons(ours=sys.executable, llama_cpp=arguments.peer_python, torch=arguments.torch_python)
+    prepare_models([job for jobs, _ in planned.values() for job in jobs], pythons, say=stderr_line)
+    if arguments.prepare:
+        return
+    if os.getloadavg()[0] > 0.5:
+        stderr_line(f"load average {os.getloadavg()[0]:.2f}: something else is running; figures will be wrong")
+    start = time.perf_counter()
+    with path.open("w", encoding="utf-8") as file:
+
+        def keep(line: dict[str, object]) -> None:
+            file.write(json.dumps(line) + "\n")
+            file.flush()
+
+        keep({"header": header(arguments)})
+        for name, (jobs, pairs) in planned.items():
+            if GROUPS[name].work == "first-token":
+                warm_page_cache(jobs)
+            run_group(name, jobs, pairs, pythons=pythons, keep=keep, say=stderr_line)
+    stderr_line(f"measured for {(time.perf_counter() - start) / 60:.1f} minutes; samples in {path}")
+
+
+def show_plan(arguments: argparse.Namespace) -> None:
+    count = 0
+    for name, (jobs, pairs) in plan(arguments).items():
+        print(f"{name}: {pairs} pairs")
+        for _, job in turns(jobs, 1):
+            print(f"    {job.name} {' '.join(job.tasks)}".rstrip())
+        count += len(jobs) * pairs
+    print(f"{count} samples")
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--shape", default="15m")
-    parser.add_argument("--pairs", type=int, default=3)
-    parser.add_argument("--prompt", type=int, default=512)
-    parser.add_argument("--tokens", type=int, default=64)
-    parser.add_argument("--batch", type=int, default=4)
-    parser.add_argument("--seq-length", type=int, default=256)
-    parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
-    parser.add_argument("--markdown", type=Path, help="append the table to this file")
-    args = parser.parse_args()
+    arguments = arguments_from()
+    if arguments.dry_run:
+        show_plan(arguments)
+        return
+    path = arguments.report or arguments.samples or (SAMPLES if arguments.write else Path(tempfile.mkstemp(suffix=".jsonl")[1]))
+    if arguments.report is None:
+        measure(arguments, path)
+        if arguments.prepare:
+            return
+    samples = Samples.read(path)
+    picture = ""
+    if arguments.write:
+        from roofline import draw
 
-    ours: dict[str, list[dict[str, float]]] = {"generate": [], "train": []}
-    peer: dict[str, list[dict[str, float]]] = {"generate": [], "train": []}
-    for work in ("generate", "train"):
-        for pair in range(args.pairs):
-            print(f"{work}: pair {pair + 1} of {args.pairs}", file=sys.stderr, flush=True)
-            ours[work].append(run_worker("ours.py", work, args))
-            peer[work].append(run_worker("peer_torch.py", work, args))
-    rows = [
-        (name, [r[field] for r in ours[work]], [r[field] for r in peer[work]], more_is_better)
-        for name, (work, field, more_is_better) in FIGURES.items()
-    ]
-    text = to_markdown(rows, (str(ours["train"][0]["version"]), str(peer["train"][0]["version"])), args)
-    print(text)
-    if args.markdown:
-        with args.markdown.open("a", encoding="utf-8") as file:
-            file.write("\n" + text)
+        picture = PICTURE.name if draw(samples, PICTURE) else ""
+        PAGE.write_text(render(samples, picture=picture), encoding="utf-8")
+        stderr_line(f"wrote {PAGE}")
+        return
+    print(render(samples))
 
 
 if __name__ == "__main__":

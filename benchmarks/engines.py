@@ -1,0 +1,42 @@
+"""Opens the inference engine a job names. Each is imported only when it is asked for."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from inference_tasks import Engine, OpenEngine
+from jobs import LLAMA_CPP, OURS, PLAIN, TRANSFORMERS, Job, Unavailable
+from shapes import SHAPES, gguf_file
+
+
+def opener(job: Job) -> OpenEngine:
+    """A function of (rows, positions) that loads the model of the job."""
+    if job.engine == LLAMA_CPP:
+        return lambda rows, positions: open_llama_cpp(job, rows, positions)
+    if job.engine == TRANSFORMERS:
+        return lambda rows, positions: open_transformers(job, positions)
+    assert job.engine in (OURS, PLAIN), job.engine
+    return lambda rows, positions: open_ours(job, rows, positions)
+
+
+def open_llama_cpp(job: Job, rows: int, positions: int) -> Engine:
+    from engine_llama_cpp import LlamaCpp
+
+    path = Path(job.models) / gguf_file(job.shape, job.form)
+    if not path.exists():
+        raise Unavailable(f"{path.name} is not in the folder of models")
+    return LlamaCpp(path, rows=rows, positions=positions, threads=job.threads)
+
+
+def open_transformers(job: Job, positions: int) -> Engine:
+    from engine_transformers import Transformers
+
+    if job.form not in ("float32", "bfloat16"):
+        raise Unavailable(f"transformers on CPU has no {job.form} weights of its own")
+    return Transformers(SHAPES[job.shape], job.form, positions=positions, threads=job.threads)
+
+
+def open_ours(job: Job, rows: int, positions: int) -> Engine:
+    from engine_ours import Ours
+
+    return Ours(job, rows=rows, positions=positions)
