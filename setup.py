@@ -1,6 +1,8 @@
 """Package metadata of mindformers_codellama."""
 
+import os
 import runpy
+import shutil
 import sys
 from pathlib import Path
 
@@ -18,11 +20,23 @@ class BuildKernels(build_ext):
 
     def build_extension(self, ext: Extension) -> None:
         kernels = runpy.run_path(str(HERE / "mindformers_codellama/kernels/build.py"))
-        output = Path(self.get_ext_fullpath(ext.name))
+        # a checkout keeps its objects in build/kernels, so that installing it again compiles what changed only
+        folder = HERE / "build/kernels" if self.inplace or self.editable_mode else Path(self.build_temp).absolute() / "kernels"
         try:
-            kernels["build"](output)
+            kernels["build"](Path(self.get_ext_fullpath(ext.name)).absolute(), folder=folder)
         except kernels["BuildError"] as error:
             print(f"warning: the C++ kernels were not built, plain MindSpore operators will be used: {error}", file=sys.stderr)
+
+    def copy_extensions_to_source(self) -> None:
+        """Of an installation in place: the library and its description, each by renaming, since a process may have it open."""
+        for ext in self.extensions:
+            built = HERE / self.build_lib / self.get_ext_filename(ext.name)
+            for file in (built, built.with_suffix(".json")):
+                if file.is_file():
+                    target = HERE / self.get_ext_filename(ext.name)
+                    temporary = target.with_name(f".{file.name}.{os.getpid()}")
+                    shutil.copyfile(file, temporary)
+                    temporary.replace(target.with_name(file.name))
 
 
 CORE = [

@@ -29,7 +29,7 @@ bool use_level(Level level);
   extern const Type name;             \
   }
 #define CODELLAMA_TABLE(name) (::codellama::current_level() == ::codellama::Level::kNeon ? neon::name : portable::name)
-#else
+#elif defined(__x86_64__)
 #define CODELLAMA_DECLARE(Type, name) \
   namespace portable {                \
   extern const Type name;             \
@@ -43,4 +43,10 @@ bool use_level(Level level);
 #define CODELLAMA_TABLE(name)                                                              \
   (::codellama::current_level() == ::codellama::Level::kAvx512 ? avx512::name              \
    : ::codellama::current_level() == ::codellama::Level::kAvx2 ? avx2::name : portable::name)
+#else
+#define CODELLAMA_DECLARE(Type, name) \
+  namespace portable {                \
+  extern const Type name;             \
+  }
+#define CODELLAMA_TABLE(name) (portable::name)
 #endif
