@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import os
-from dataclasses import replace
-from importlib.util import find_spec
 from pathlib import Path
 
 import mindspore as ms
@@ -14,17 +12,14 @@ from shapes import our_folder
 
 from mindformers_codellama import __version__
 from mindformers_codellama.backends.mindspore_decoder import MindSporeDecoder
-from mindformers_codellama.checkpoint.hf_config import read_hf_config
 from mindformers_codellama.config.sections_parallel import ContextSection
 from mindformers_codellama.generation.protocol import Decoder
 from mindformers_codellama.pipelines.causal_lm import LlamaForCausalLM
 from mindformers_codellama.runtime.context import enter_context
 
-FUSED = "mindformers_codellama.backends.fused_decoder"
 
-
-def open_decoder(job: Job, positions: int) -> Decoder:
-    """The decoder of a job.
+def open_decoder(job: Job) -> Decoder:
+    """The decoder of a job, as any program opens it.
 
     Raises:
         Unavailable: a form or a decoder this checkout does not have, or model files that are missing.
@@ -34,22 +29,21 @@ def open_decoder(job: Job, positions: int) -> Decoder:
         raise Unavailable("plain operators compute in float32 on CPU")
     if not folder.exists():
         raise Unavailable(f"{folder.name} is not in the folder of models")
-    if job.engine != PLAIN and not find_spec(FUSED):
-        raise Unavailable("there is no fused decoder yet")
-    config, _ = read_hf_config(folder / "config.json")
-    config = replace(config, seq_length=-(-positions // 128) * 128)
-    model = LlamaForCausalLM(config, checkpoint=folder)
-    return MindSporeDecoder(model)
+    decoder = LlamaForCausalLM.from_pretrained(folder).decoder(use_past=True)
+    is_plain = isinstance(decoder, MindSporeDecoder)
+    if is_plain != (job.engine == PLAIN):
+        raise Unavailable(f"{job.form} weights are decoded with {'plain operators' if is_plain else 'kernels'} here")
+    return decoder
 
 
 class Ours:
     """One decoder, greedy."""
 
-    def __init__(self, job: Job, *, rows: int, positions: int) -> None:
+    def __init__(self, job: Job) -> None:
         if job.engine == PLAIN:
             os.environ["CODELLAMA_KERNELS"] = "off"
         enter_context(ContextSection(device_target="CPU", runtime_num_threads=job.threads))
-        self.decoder = open_decoder(job, positions)
+        self.decoder = open_decoder(job)
 
     @property
     def version(self) -> str:

@@ -16,7 +16,7 @@ def opener(job: Job) -> OpenEngine:
     if job.engine == TRANSFORMERS:
         return lambda rows, positions: open_transformers(job, positions)
     assert job.engine in (OURS, PLAIN), job.engine
-    return lambda rows, positions: open_ours(job, rows, positions)
+    return lambda rows, positions: open_ours(job)
 
 
 def open_llama_cpp(job: Job, rows: int, positions: int) -> Engine:
@@ -36,7 +36,8 @@ def open_transformers(job: Job, positions: int) -> Engine:
     return Transformers(SHAPES[job.shape], job.form, positions=positions, threads=job.threads)
 
 
-def open_ours(job: Job, rows: int, positions: int) -> Engine:
+def open_ours(job: Job) -> Engine:
+    """Rows and positions are taken when they are needed."""
     from engine_ours import Ours
 
-    return Ours(job, rows=rows, positions=positions)
+    return Ours(job)

@@ -91,11 +91,11 @@ def decode_steps_per_second(engine: Engine, shape: Shape, rows: int, steps: int)
 
 
 def prefill_tokens_per_second(engine: Engine, shape: Shape, tokens: int, repeats: int) -> float:
-    """Median over `repeats` readings of one prompt, its first answer token chosen; one reading before them warms up."""
-    prompt = prompt_ids(shape, 1, tokens)
-    engine.prefill(prompt)
+    """Median over `repeats` prompts, the first answer token of each chosen; one prompt before them warms up."""
+    engine.prefill(prompt_ids(shape, 1, tokens))
     times = []
-    for _ in range(repeats):
+    for number in range(1, repeats + 1):
+        prompt = prompt_ids(shape, 1, tokens, number)
         start = time.perf_counter()
         engine.prefill(prompt)
         times.append(time.perf_counter() - start)
@@ -105,8 +105,9 @@ def prefill_tokens_per_second(engine: Engine, shape: Shape, tokens: int, repeats
 def long_prompt(engine: Engine, shape: Shape, tokens: int, steps: int) -> dict[str, object]:
     """One reading of a long prompt, warmed up by a reading of an eighth of it, and decode at its end."""
     engine.prefill(prompt_ids(shape, 1, tokens // 8))
+    prompt = prompt_ids(shape, 1, tokens)
     start = time.perf_counter()
-    tokens_B = engine.prefill(prompt_ids(shape, 1, tokens))
+    tokens_B = engine.prefill(prompt)
     read = time.perf_counter() - start
     for _ in range(WARM_STEPS):
         tokens_B = engine.step(tokens_B)

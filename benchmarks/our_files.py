@@ -20,8 +20,10 @@ import numpy as np
 from random_weights import weights
 from shapes import FORMS, NORM_EPS, ROPE_THETA, SHAPES, Shape, our_folder
 
-SCHEMES = {"int8": "w8", "int4": "w4"}
-CODES = {"float32": ("F32", np.dtype(np.float32)), "bfloat16": ("BF16", np.dtype(ml_dtypes.bfloat16))}
+SCHEMES = {"bfloat16": "bf16", "int8": "w8", "int4": "w4"}
+SOURCE = "source"
+"""A Hugging Face folder in bfloat16, of which the packed forms are made."""
+TYPES = {"float32": ("F32", np.dtype(np.float32)), SOURCE: ("BF16", np.dtype(ml_dtypes.bfloat16))}
 POSITIONS = 8192
 
 
@@ -43,13 +45,13 @@ def config_json(shape: Shape, form: str) -> dict[str, object]:
         "bos_token_id": 1,
         "eos_token_id": 2,
         "pad_token_id": 0,
-        "torch_dtype": form,
+        "torch_dtype": "float32" if form == "float32" else "bfloat16",
     }
 
 
 def write_folder(path: Path, shape: Shape, form: str) -> None:
     """config.json and model.safetensors, tensor by tensor; norms in the same type as the rest."""
-    code, dtype = CODES[form]
+    code, dtype = TYPES[form]
     header, offset = {}, 0
     for weight in weights(shape):
         size = int(np.prod(weight.dims)) * dtype.itemsize
@@ -73,10 +75,10 @@ def prepare(folder: Path, shape: str, form: str) -> Path:
     path = folder / our_folder(shape, form)
     if path.exists():
         return path
-    if form in CODES:
+    if form in TYPES:
         write_folder(path, SHAPES[shape], form)
         return path
-    source = prepare(folder, shape, "bfloat16")
+    source = prepare(folder, shape, SOURCE)
     command = [sys.executable, "-m", "mindformers_codellama.cli.main", "quantize", str(source), str(path), "--scheme", SCHEMES[form]]
     subprocess.run(command, check=True)
     return path

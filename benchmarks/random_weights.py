@@ -55,6 +55,6 @@ def weights(shape: Shape) -> Iterator[Weight]:
     yield Weight("lm_head.weight", "output.weight", (shape.vocab_size, hidden))
 
 
-def prompt_ids(shape: Shape, rows: int, tokens: int) -> np.ndarray:
-    """int32 `(rows, tokens)`, the same for every engine."""
-    return np.random.default_rng(tokens).integers(3, min(1000, shape.vocab_size), (rows, tokens)).astype(np.int32)
+def prompt_ids(shape: Shape, rows: int, tokens: int, number: int = 0) -> np.ndarray:
+    """int32 `(rows, tokens)`, the same for every engine; prompts of another number share no beginning, which an engine might remember."""
+    return np.random.default_rng([tokens, number]).integers(3, min(1000, shape.vocab_size), (rows, tokens)).astype(np.int32)

@@ -16,10 +16,10 @@ machine: every pair is measured within minutes, each sample in a process of its 
 number of threads. What was tried and did not help is in `docs/LOG.md`. Memory of conversion is in
 [docs/checkpoints.md](../docs/checkpoints.md) (`benchmarks/convert_memory.py`)."""
 
-EXPLANATION = """The "ratio" is ours over the peer, for seconds the peer over ours, for memory ours over the peer: median of the pairs
-(least-largest). A target of memory is an upper bound. Where a side has several candidates the best counts, and is named. "share of read bandwidth"
-is the bytes of the weights and of the cache that a decode step reads, per second, over the bytes per second the machine reads
-with the same threads. Rows without a target are for information."""
+EXPLANATION = """The ratio is ours over the peer, for seconds the peer over ours, for memory ours over the peer: median of the pairs
+(least-largest). A target of memory is an upper bound. Where a side has several candidates the best counts, and is named.
+"share of read bandwidth" is the bytes of the weights and of the cache that a decode step reads, per second, over the bytes per
+second the machine reads with the same threads. Rows without a target are for information."""
 
 
 def number(value: float, unit: str) -> float:
