@@ -52,15 +52,17 @@ def unpack_int8(packed: np.ndarray, rows: int) -> np.ndarray:
 
 def pack_int4(values_RC: np.ndarray) -> np.ndarray:
     """int8 in [-7, 7], C a multiple of 8, to uint8 tiles: byte j of 8 columns has column j low and column 4 + j high, each + 8."""
-    nibbles = (values_RC + np.int8(8)).view(np.uint8).reshape(len(values_RC), -1, 2, 4)
+    rows, columns = values_RC.shape
+    nibbles = (values_RC + np.int8(8)).view(np.uint8).reshape(rows, columns // 8, 2, 4)
     both = nibbles[:, :, 0] | (nibbles[:, :, 1] << 4)
-    return _to_tiles(both.reshape(len(values_RC), -1), 4, np.dtype(np.uint8), fill=0x88)
+    return _to_tiles(both.reshape(rows, columns // 2), 4, np.dtype(np.uint8), fill=0x88)
 
 
 def unpack_int4(packed: np.ndarray, rows: int) -> np.ndarray:
     """The opposite of `pack_int4`."""
-    both = _from_tiles(packed, rows).reshape(rows, -1, 4)
-    nibbles = np.stack([both & 15, both >> 4], axis=2).reshape(rows, -1)
+    both = _from_tiles(packed, rows)
+    both = both.reshape(rows, both.shape[1] // 4, 4)
+    nibbles = np.stack([both & 15, both >> 4], axis=2).reshape(rows, both.shape[1] * 8)
     return nibbles.view(np.int8) - np.int8(8)
 
 

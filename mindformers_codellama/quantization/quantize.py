@@ -75,7 +75,7 @@ def quantize(weights_RC: np.ndarray, form: str, group: int, *, where: str = "wei
     for first in range(0, rows, step):
         part = np.zeros((min(step, rows - first), width), np.float32)
         part[:, :columns] = as_float32(weights_RC[first : first + step])
-        groups = part.reshape(len(part), -1, group)
+        groups = part.reshape(len(part), width // group, group)
         amax = np.abs(groups).max(-1)
         if not np.isfinite(amax).all():
             raise not_finite(where, first + int(np.flatnonzero(~np.isfinite(amax).all(-1))[0]))
@@ -92,8 +92,9 @@ def quantize(weights_RC: np.ndarray, form: str, group: int, *, where: str = "wei
 def dequantize(values_RC: np.ndarray, scales_RG: np.ndarray, columns: int) -> np.ndarray:
     """Float32 `(R, columns)` of what `quantize` gave: integer times scale."""
     rows, groups = scales_RG.shape
-    restored = values_RC.reshape(rows, groups, -1).astype(np.float32) * scales_RG.astype(np.float32)[..., None]
-    return restored.reshape(rows, -1)[:, :columns]
+    group = values_RC.shape[1] // max(1, groups)
+    restored = values_RC.reshape(rows, groups, group).astype(np.float32) * scales_RG.astype(np.float32)[..., None]
+    return restored.reshape(values_RC.shape)[:, :columns]
 
 
 def pack_weights(weights_RC: np.ndarray, form: str, group: int, *, where: str = "weights") -> PackedMatrix:
