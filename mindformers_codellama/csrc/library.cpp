@@ -54,4 +54,18 @@ CODELLAMA_EXPORT int codellama_use_level(const char* name) {
 
 CODELLAMA_EXPORT int codellama_threads() { return codellama::thread_count(); }
 
-CODELLAMA_EXPORT void codellama_set_threads(int count) { codellama::set_thread_count(count); }
+// 0 when the number holds from now on, 1 when a kernel is running in this thread.
+CODELLAMA_EXPORT int codellama_set_threads(int count) {
+  try {
+    codellama::set_thread_count(count);
+    return 0;
+  } catch (const std::exception& error) {
+    codellama::set_last_error(error.what());
+    return 1;
+  }
+}
+
+// Microseconds that waiting threads spin before they sleep.
+CODELLAMA_EXPORT int codellama_spin() { return codellama::spin_microseconds(); }
+
+CODELLAMA_EXPORT void codellama_set_spin(int microseconds) { codellama::set_spin_microseconds(microseconds); }

@@ -286,6 +286,8 @@ void set_thread_count(int count) {
   if (all.pool && all.pool->workers() != thread_count()) all.pool.reset();
 }
 
+int spin_microseconds() { return spin_time().load(); }
+
 void set_spin_microseconds(int microseconds) { spin_time().store(std::max(0, microseconds)); }
 
 void parallel_for(const Function& function) {

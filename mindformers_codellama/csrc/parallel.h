@@ -19,6 +19,8 @@ int thread_count();
 // Sets them for the calls that follow, waiting for a job that runs; std::logic_error inside parallel_for.
 void set_thread_count(int count);
 
+int spin_microseconds();
+
 // 0: never spin. With more threads than cores nobody spins whatever this says.
 void set_spin_microseconds(int microseconds);
 

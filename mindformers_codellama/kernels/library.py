@@ -1,65 +1,112 @@
 """The kernel library on its own, without MindSpore: find it, check it, load it, call an entry point on numpy arrays.
 
-`$CODELLAMA_KERNEL_LIBRARY` names another file than the one beside this module.
+`$CODELLAMA_KERNEL_LIBRARY` names another file than the one beside this module; `$CODELLAMA_KERNEL_SPIN` is how many
+microseconds its threads spin before they sleep.
 """
 
 from __future__ import annotations
 
 import ctypes
-import hashlib
-import json
+import logging
 import os
 from collections.abc import Sequence
 from functools import cache
-from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import ml_dtypes
 import numpy as np
 
-from mindformers_codellama.errors import EnvironmentFault
-from mindformers_codellama.kernels.build import NAME, VERSION
+from mindformers_codellama.errors import ConfigError
+from mindformers_codellama.kernels.build import VERSION
+from mindformers_codellama.kernels.library_file import PATH_VARIABLE as PATH_VARIABLE
+from mindformers_codellama.kernels.library_file import LibraryFile, check_file, fault
+from mindformers_codellama.kernels.library_file import library_path as library_path
+from mindformers_codellama.kernels.self_test import finds_fault
+from mindformers_codellama.runtime.cores import usable_cores
 
-PATH_VARIABLE = "CODELLAMA_KERNEL_LIBRARY"
+SPIN_VARIABLE = "CODELLAMA_KERNEL_SPIN"
 LEVELS = ("avx512", "avx2", "neon", "portable")
+"""The best first."""
 BFLOAT16 = np.dtype(ml_dtypes.bfloat16)
+LONGEST_SPIN = 1_000_000
+"""Microseconds."""
+
+logger = logging.getLogger(__name__)
 
 
-def library_path() -> Path:
-    """Where the library is, or would be."""
-    named = os.environ.get(PATH_VARIABLE, "")
-    return Path(named) if named else Path(__file__).with_name(NAME)
+class _Loaded(NamedTuple):
+    """A library that computes what it should."""
+
+    library: ctypes.CDLL
+    file: LibraryFile
+    levels: tuple[str, ...]
+    """This machine has and computes right with; the best first."""
+
+
+def load_library() -> ctypes.CDLL:
+    """The checked library; one per process. Its threads are the cores this process may use until `set_threads`.
+
+    Raises:
+        EnvironmentFault: it is missing, damaged, of another version, cannot be loaded, or computes wrong values.
+        ConfigError: `$CODELLAMA_KERNEL_SPIN` is no number of microseconds.
+    """
+    return _load().library
 
 
 @cache
-def load_library() -> ctypes.CDLL:
-    """The checked library; one per process.
-
-    Raises:
-        EnvironmentFault: it is missing, damaged, of another version, or cannot be loaded.
-    """
-    path = library_path()
-    fix = "install this package again (a C++ compiler is needed), or write kernels: off."
-    if not path.is_file():
-        raise EnvironmentFault(path, "the kernel library is not there.", fix=fix)
+def _load() -> _Loaded:
+    file = check_file(library_path())
+    path = file.path
     try:
-        facts = json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))
-        wanted, version = facts["sha256"], facts["version"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise EnvironmentFault(path.with_suffix(".json"), f"does not describe the kernel library ({error}).", fix=fix) from error
-    if hashlib.sha256(path.read_bytes()).hexdigest() != wanted:
-        raise EnvironmentFault(path, "the kernel library is damaged (another checksum than when it was built).", fix=fix)
-    if version != VERSION:
-        raise EnvironmentFault(path, f"the kernel library has version {version}, this package needs {VERSION}.", fix=fix)
-    try:
-        library = ctypes.CDLL(str(path))
+        library = ctypes.CDLL(str(path.resolve()))
         found = library.codellama_version()
     except (OSError, AttributeError) as error:
-        raise EnvironmentFault(path, f"the kernel library cannot be loaded: {error}", fix=fix) from error
+        raise fault(path, f"the kernel library cannot be loaded: {error}.") from error
     if found != VERSION:
-        raise EnvironmentFault(path, f"the kernel library has version {found}, this package needs {VERSION}.", fix=fix)
+        raise fault(path, f"the kernel library has version {found}, this package needs {VERSION}.")
     library.codellama_level.restype = ctypes.c_char_p
-    return library
+    library.codellama_set_spin(_spin(library))
+    library.codellama_set_threads(1)  # the tests below need no others
+    levels, faults = _trusted_levels(library)
+    library.codellama_set_threads(usable_cores())
+    if "portable" not in levels:
+        raise fault(path, f"the kernel library computes wrong values on this machine: {faults['portable']}.")
+    for level, problem in faults.items():
+        logger.warning("kernels: level %s is not used, because it computes wrong values on this machine: %s", level, problem)
+    library.codellama_use_level(levels[0].encode())
+    return _Loaded(library, file, levels)
+
+
+def _trusted_levels(library: ctypes.CDLL) -> tuple[tuple[str, ...], dict[str, str]]:
+    """Levels that pass the self test, and what the others do wrong."""
+    levels, faults = [], {}
+    for level in LEVELS:
+        if library.codellama_use_level(level.encode()) == 0:
+            problem = finds_fault(lambda name, inputs, outputs: _call(library, name, inputs, outputs))
+            if problem:
+                faults[level] = problem
+            else:
+                levels.append(level)
+    return tuple(levels), faults
+
+
+def _spin(library: ctypes.CDLL) -> int:
+    given = os.environ.get(SPIN_VARIABLE, "").strip()
+    if not given:
+        return int(library.codellama_spin())
+    if not given.isdecimal() or int(given) > LONGEST_SPIN:
+        raise ConfigError(SPIN_VARIABLE, f"got {given!r}, must be microseconds from 0 to {LONGEST_SPIN}.", fix="unset it, or write 50.")
+    return int(given)
+
+
+def library_file() -> LibraryFile:
+    """What is known of the loaded library's file."""
+    return _load().file
+
+
+def usable_levels() -> tuple[str, ...]:
+    """Levels this machine and this build have and that compute right; the best first."""
+    return _load().levels
 
 
 def current_level() -> str:
@@ -68,13 +115,18 @@ def current_level() -> str:
 
 
 def use_level(level: str) -> bool:
-    """Use a level from now on; False (and nothing changed) when this machine or build does not have it."""
-    return load_library().codellama_use_level(level.encode()) == 0
+    """Use a level from now on; False (and nothing changed) when it is none of `usable_levels`."""
+    return level in usable_levels() and load_library().codellama_use_level(level.encode()) == 0
 
 
 def set_threads(count: int) -> None:
-    """Threads of the kernels, at least 1."""
+    """Threads of the kernels from now on, at least 1; not to be called while a kernel of this thread runs."""
     load_library().codellama_set_threads(max(1, count))
+
+
+def threads() -> int:
+    """Threads of the kernels."""
+    return int(load_library().codellama_threads())
 
 
 def dtype_text(array: np.ndarray) -> str:
@@ -93,9 +145,12 @@ def call(name: str, inputs: Sequence[np.ndarray], outputs: Sequence[np.ndarray])
     Raises:
         ValueError: the entry point refused its arguments; its message.
     """
+    _call(load_library(), name, inputs, outputs)
+
+
+def _call(library: ctypes.CDLL, name: str, inputs: Sequence[np.ndarray], outputs: Sequence[np.ndarray]) -> None:
     arrays = [*inputs, *outputs]
     assert all(array.flags.c_contiguous for array in arrays), "arrays must be C-contiguous"
-    library = load_library()
     count = len(arrays)
     data = (ctypes.c_void_p * count)(*(array.ctypes.data for array in arrays))
     dims = (ctypes.c_int * count)(*(array.ndim for array in arrays))
@@ -104,11 +159,15 @@ def call(name: str, inputs: Sequence[np.ndarray], outputs: Sequence[np.ndarray])
     dtypes = (ctypes.c_char_p * count)(*(dtype_text(array).encode() for array in arrays))
     entry: Any = getattr(library, name)
     if entry(count, data, dims, shapes, dtypes, None, None):
-        raise ValueError(last_error())
+        raise ValueError(_last_error(library))
 
 
 def last_error() -> str:
     """What the newest failed entry point said."""
+    return _last_error(load_library())
+
+
+def _last_error(library: ctypes.CDLL) -> str:
     text = ctypes.create_string_buffer(4096)
-    load_library().codellama_last_error(text, len(text))
+    library.codellama_last_error(text, len(text))
     return text.value.decode(errors="replace")

@@ -30,9 +30,9 @@ def damaged(tmp_path):
     path.with_suffix(".json").write_text(library.library_path().with_suffix(".json").read_text())
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv(library.PATH_VARIABLE, str(path))
-        library.load_library.cache_clear()
+        library._load.cache_clear()
         yield path
-    library.load_library.cache_clear()
+    library._load.cache_clear()
 
 
 def test_auto_is_the_level_of_the_library_and_off_is_none(caplog):
