@@ -27,6 +27,8 @@ from mindformers_codellama.runtime.cores import usable_cores
 SPIN_VARIABLE = "CODELLAMA_KERNEL_SPIN"
 LEVELS = ("avx512", "avx2", "neon", "portable")
 """The best first."""
+FUNCTIONS = tuple(f"codellama_{name}" for name in ("version", "last_error", "level", "use_level", "threads", "set_threads", "spin", "set_spin"))
+"""Of the library as a whole, besides its entry points."""
 BFLOAT16 = np.dtype(ml_dtypes.bfloat16)
 LONGEST_SPIN = 1_000_000
 """Microseconds."""
@@ -59,11 +61,12 @@ def _load() -> _Loaded:
     path = file.path
     try:
         library = ctypes.CDLL(str(path.resolve()))
-        found = library.codellama_version()
+        for function in FUNCTIONS:
+            getattr(library, function)
     except (OSError, AttributeError) as error:
         raise fault(path, f"the kernel library cannot be loaded: {error}.") from error
-    if found != VERSION:
-        raise fault(path, f"the kernel library has version {found}, this package needs {VERSION}.")
+    if library.codellama_version() != VERSION:
+        raise fault(path, f"the kernel library has version {library.codellama_version()}, this package needs {VERSION}.")
     library.codellama_level.restype = ctypes.c_char_p
     library.codellama_set_spin(_spin(library))
     library.codellama_set_threads(1)  # the tests below need no others
