@@ -27,7 +27,9 @@ from mindformers_codellama.runtime.cores import usable_cores
 SPIN_VARIABLE = "CODELLAMA_KERNEL_SPIN"
 LEVELS = ("avx512", "avx2", "neon", "portable")
 """The best first."""
-FUNCTIONS = tuple(f"codellama_{name}" for name in ("version", "last_error", "level", "use_level", "threads", "set_threads", "spin", "set_spin"))
+FUNCTIONS = tuple(
+    f"codellama_{name}" for name in ("version", "last_error", "level", "use_level", "threads", "set_threads", "spin", "set_spin")
+)
 """Of the library as a whole, besides its entry points."""
 BFLOAT16 = np.dtype(ml_dtypes.bfloat16)
 LONGEST_SPIN = 1_000_000
