@@ -32,6 +32,7 @@ COMMANDS: Mapping[str, tuple[str, str]] = {
     "finetune": ("mindformers_codellama.cli.finetune", "go on training from a checkpoint"),
     "evaluate": ("mindformers_codellama.cli.evaluate", "loss and perplexity on a dataset"),
     "predict": ("mindformers_codellama.cli.predict", "generate from prompts"),
+    "performance": ("mindformers_codellama.cli.performance", "tokens per second over batch sizes and lengths, as CSV"),
     "chat": ("mindformers_codellama.cli.chat", "talk to a model in the terminal"),
     "run": ("mindformers_codellama.cli.run", "any run_mode of a configuration, with MindFormers' run_mindformer.py flags"),
     "launch": ("mindformers_codellama.cli.launch", "one command as several ranks, on this machine and on others"),
