@@ -52,26 +52,27 @@ void gemm(const Product& product);
 
 // What gemm() asks of a level.
 //
-// A factor is packed in panels of `width` lines (rows of the left factor, columns of the right one): [steps][width] lanes,
-// a lane being one float or a pair of bfloat16, a step one k or two. Lines and k that do not exist are zeros.
+// A factor is packed in panels of some lines (rows of the left factor, columns of the right one): [steps][lines] lanes, a
+// lane being one float or a pair of bfloat16, a step one k or two. Lines and k that do not exist are zeros.
 struct PackPart {
   const Operand* operand;
-  bool lines_are_rows;    // of memory, so that k runs along them
-  int64_t lines;          // that exist
-  int64_t first_line;     // of panel 0
+  bool lines_are_rows;             // of memory, so that k runs along them
+  int64_t lines;                   // that exist
+  int64_t first_line;              // of panel 0
   int64_t first_k, end_k;
   int64_t first_panel, end_panel;  // to be packed by this call
   void* packed;                    // panel 0
-  int64_t panel_stride;            // lanes from one panel to the next: at least steps * width + 16, for stores of 16 lanes
+  int64_t panel_stride;            // lanes from one panel to the next: at least steps * lines + 16, for stores of 16 lanes
 };
 
+// rows x columns of the result, by one worker.
 struct MultiplyPart {
-  const void* left;   // first panel of the block's rows
-  const void* right;  // first panel of its columns; a multiple of kVecs panels is there
-  int64_t left_stride, right_stride;  // lanes from one panel to the next
+  PackPart left;         // its lines, operand and range of k; the rest is filled in
+  const void* right;     // the first panel of the columns
+  int64_t right_stride;  // lanes from one panel to the next
   int64_t steps;
-  int64_t rows, columns;  // that exist
-  const void* before;     // added to the product; nothing when null
+  int64_t rows, columns;
+  const void* before;    // added to the product; nothing when null
   int64_t before_stride;
   bool before_bfloat16;
   void* result;
@@ -80,10 +81,8 @@ struct MultiplyPart {
 };
 
 struct GemmKernels {
-  int64_t tile_rows;     // width of the left factor's panels; those of the right one are 16 wide
-  int64_t tile_columns;  // a multiple of 16
-  void (*pack_left)(Compute compute, const PackPart& part);
-  void (*pack_right)(Compute compute, const PackPart& part);
+  int64_t tile_rows, tile_columns;                         // of the register tile
+  void (*pack_right)(Compute compute, const PackPart& part);  // in panels of 16; tile_columns / 16 of them belong together
   void (*multiply)(Compute compute, const MultiplyPart& part);
 };
 

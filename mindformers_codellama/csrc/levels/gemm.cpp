@@ -1,6 +1,7 @@
 #include "../gemm.h"
 
 #include <algorithm>
+#include <type_traits>
 
 #include "../parallel.h"
 #include "gemm_pack.h"
@@ -12,12 +13,31 @@ namespace {
 constexpr int kTileColumns = kTileVecs * kLanes;
 constexpr int64_t kTileSize = kTileRows * kTileColumns;
 
+// Columns whose sums stay in the second-level cache, beside the packed rows.
+constexpr int64_t kColumnsAtOnce = 384;
+
 // Steps after which the next panels are taken: a panel of the right factor stays in the first-level cache meanwhile.
 constexpr int64_t kStepsAtOnce = 384;
 
+// Packed rows of one worker.
+struct Rows {
+  const void* panels;
+  int64_t stride, tiles;
+};
+
+Rows pack_left(Compute compute, const MultiplyPart& part) {
+  thread_local Scratch scratch;
+  PackPart left = part.left;
+  left.end_panel = (part.rows + kTileRows - 1) / kTileRows;
+  left.panel_stride = (part.steps * kTileRows + 2 * kLanes - 1) / kLanes * kLanes;
+  left.packed = scratch.get<float>(left.end_panel * left.panel_stride);
+  pack<kTileRows>(compute, left);
+  return {left.packed, left.panel_stride, left.end_panel};
+}
+
 // The sums of all tiles of a block, column by column, each [kTileRows][kTileColumns].
 template <class T>
-void sum_tiles(const MultiplyPart& part, int64_t row_tiles, int64_t column_tiles, float* sums) {
+void sum_tiles(const MultiplyPart& part, const Rows& rows, int64_t column_tiles, float* sums) {
   constexpr int kValues = kValuesPerLane<T>;
   const int64_t rounds = std::max<int64_t>(1, (part.steps + kStepsAtOnce - 1) / kStepsAtOnce);
   for (int64_t round = 0; round < rounds; ++round) {
@@ -25,9 +45,9 @@ void sum_tiles(const MultiplyPart& part, int64_t row_tiles, int64_t column_tiles
     const int64_t steps = part.steps * (round + 1) / rounds - begin;
     for (int64_t column = 0; column < column_tiles; ++column) {
       const T* right = static_cast<const T*>(part.right) + (column * kTileVecs * part.right_stride + begin * kLanes) * kValues;
-      for (int64_t row = 0; row < row_tiles; ++row) {
-        const T* left = static_cast<const T*>(part.left) + (row * part.left_stride + begin * kTileRows) * kValues;
-        float* tile = sums + (column * row_tiles + row) * kTileSize;
+      for (int64_t row = 0; row < rows.tiles; ++row) {
+        const T* left = static_cast<const T*>(rows.panels) + (row * rows.stride + begin * kTileRows) * kValues;
+        float* tile = sums + (column * rows.tiles + row) * kTileSize;
         multiply_tile<kTileRows, kTileVecs>(left, right, part.right_stride * kValues, steps, tile, round > 0);
       }
     }
@@ -57,21 +77,39 @@ void finish(const MultiplyPart& part, int64_t row_tiles, const float* sums) {
   }
 }
 
-void multiply(Compute compute, const MultiplyPart& part) {
+// Up to kColumnsAtOnce columns.
+void multiply_columns(Compute compute, const MultiplyPart& part, const Rows& rows) {
   thread_local Scratch scratch;
-  const int64_t row_tiles = (part.rows + kTileRows - 1) / kTileRows;
   const int64_t column_tiles = (part.columns + kTileColumns - 1) / kTileColumns;
-  float* sums = scratch.get<float>(row_tiles * column_tiles * kTileSize);
-  (compute == Compute::kBfloat16 ? sum_tiles<Bfloat16> : sum_tiles<float>)(part, row_tiles, column_tiles, sums);
+  float* sums = scratch.get<float>(rows.tiles * column_tiles * kTileSize);
+  (compute == Compute::kBfloat16 ? sum_tiles<Bfloat16> : sum_tiles<float>)(part, rows, column_tiles, sums);
   if (part.before_bfloat16) {
-    (part.result_bfloat16 ? finish<Bfloat16, Bfloat16> : finish<Bfloat16, float>)(part, row_tiles, sums);
+    (part.result_bfloat16 ? finish<Bfloat16, Bfloat16> : finish<Bfloat16, float>)(part, rows.tiles, sums);
   } else {
-    (part.result_bfloat16 ? finish<float, Bfloat16> : finish<float, float>)(part, row_tiles, sums);
+    (part.result_bfloat16 ? finish<float, Bfloat16> : finish<float, float>)(part, rows.tiles, sums);
+  }
+}
+
+template <class Pointer>
+Pointer moved(Pointer memory, bool bfloat16, int64_t elements) {
+  using Bytes = std::conditional_t<std::is_const_v<std::remove_pointer_t<Pointer>>, const char*, char*>;
+  return memory == nullptr ? nullptr : static_cast<Bytes>(memory) + elements * (bfloat16 ? sizeof(Bfloat16) : sizeof(float));
+}
+
+void multiply(Compute compute, const MultiplyPart& part) {
+  const Rows rows = pack_left(compute, part);
+  for (int64_t column = 0; column < part.columns; column += kColumnsAtOnce) {
+    MultiplyPart some = part;
+    some.columns = std::min(kColumnsAtOnce, part.columns - column);
+    some.right = static_cast<const float*>(part.right) + column / kLanes * part.right_stride;
+    some.before = moved(part.before, part.before_bfloat16, column);
+    some.result = moved(part.result, part.result_bfloat16, column);
+    multiply_columns(compute, some, rows);
   }
 }
 
 }  // namespace
 
-extern const GemmKernels gemm_kernels = {kTileRows, kTileColumns, pack<kTileRows>, pack<kLanes>, multiply};
+extern const GemmKernels gemm_kernels = {kTileRows, kTileColumns, pack<kLanes>, multiply};
 
 }  // namespace codellama::CODELLAMA_LEVEL
