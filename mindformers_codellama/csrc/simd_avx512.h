@@ -42,6 +42,7 @@ inline Vec operator*(Vec a, Vec b) { return {_mm512_mul_ps(a.v, b.v)}; }
 inline Vec operator/(Vec a, Vec b) { return {_mm512_div_ps(a.v, b.v)}; }
 // a * b + c
 inline Vec fma(Vec a, Vec b, Vec c) { return {_mm512_fmadd_ps(a.v, b.v, c.v)}; }
+// b where either is NaN.
 inline Vec min(Vec a, Vec b) { return {_mm512_min_ps(a.v, b.v)}; }
 inline Vec max(Vec a, Vec b) { return {_mm512_max_ps(a.v, b.v)}; }
 inline Vec abs(Vec a) { return {_mm512_abs_ps(a.v)}; }
@@ -70,7 +71,7 @@ inline Vec dot_pairs(Vec c, const Bfloat16* a, const Bfloat16* b) {
 // To the nearest integer, ties to even; of values within int32.
 inline Int nearest_int(Vec a) { return {_mm512_cvtps_epi32(a.v)}; }
 inline int32_t sum(Int a) { return _mm512_reduce_add_epi32(a.v); }
-// The low byte of each lane.
+// The low byte of each lane; of values within int8.
 inline void store_bytes(int8_t* p, Int a) { _mm_storeu_si128(reinterpret_cast<__m128i*>(p), _mm512_cvtepi32_epi8(a.v)); }
 
 // 64 packed weights of 16 rows and 4 columns, in the order [16][4].

@@ -3,10 +3,10 @@
 
 namespace codellama::CODELLAMA_LEVEL {
 
-// e^x, relative error below 2e-7 for x in [-87, 88]; below it 0 is approached (1.2e-38), above it 88 is taken.
+// e^x, relative error below 2e-7 for x in [-87, 88]; below it 0 is approached (1.2e-38), above it 88 is taken; NaN stays NaN.
 // Cody and Waite reduction by ln 2 and the Taylor polynomial of degree 7 on [-ln2/2, ln2/2].
 inline Vec exp(Vec x) {
-  x = min(max(x, broadcast(-87.0f)), broadcast(88.0f));
+  x = min(broadcast(88.0f), max(broadcast(-87.0f), x));  // in this order: of a NaN, min and max give their second argument
   const Vec n = round(x * broadcast(1.44269504f));
   Vec r = fma(n, broadcast(-0.693359375f), x);
   r = fma(n, broadcast(2.12194440e-4f), r);

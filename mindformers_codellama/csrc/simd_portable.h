@@ -59,6 +59,7 @@ inline Vec operator/(Vec a, Vec b) {
 inline Vec fma(Vec a, Vec b, Vec c) {
   return each<Vec>([&](int i) { return a.v[i] * b.v[i] + c.v[i]; });
 }
+// b where either is NaN.
 inline Vec min(Vec a, Vec b) {
   return each<Vec>([&](int i) { return a.v[i] < b.v[i] ? a.v[i] : b.v[i]; });
 }
@@ -89,7 +90,7 @@ inline float largest(Vec a) {
 // 2^n of integers n in [-126, 127].
 inline Vec power_of_two(Vec n) {
   return each<Vec>([&](int i) {
-    const uint32_t bits = static_cast<uint32_t>(static_cast<int32_t>(n.v[i]) + 127) << 23;
+    const uint32_t bits = static_cast<uint32_t>(n.v[i] == n.v[i] ? static_cast<int32_t>(n.v[i]) + 127 : 0) << 23;
     float result;
     std::memcpy(&result, &bits, sizeof(result));
     return result;
@@ -125,7 +126,7 @@ inline int32_t sum(Int a) {
   for (int32_t value : a.v) result += value;
   return result;
 }
-// The low byte of each lane.
+// The low byte of each lane; of values within int8.
 inline void store_bytes(int8_t* p, Int a) {
   for (int i = 0; i < kLanes; ++i) p[i] = static_cast<int8_t>(a.v[i]);
 }
