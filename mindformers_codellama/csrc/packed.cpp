@@ -3,6 +3,8 @@
 
 #include <algorithm>
 
+#include "gemm.h"
+
 namespace codellama {
 namespace {
 
@@ -14,6 +16,26 @@ bool is_integer(Form form) { return form == Form::kInt8 || form == Form::kInt4; 
 int64_t padded_stride(int64_t columns, int64_t element_bytes) {
   const int64_t lines = (columns * element_bytes + 63) / 64;
   return (lines | 1) * 64 / element_bytes;
+}
+
+// Many rows of float32.
+void multiply_by_gemm(const TileProduct& p) {
+  const int64_t first = p.begin * kLanes;
+  Product product;
+  product.m = p.last - p.first;
+  product.n = std::min(p.end * kLanes, p.matrix.rows) - first;
+  Term term;
+  term.k = p.activations.columns;
+  term.left.data = p.activations.x + p.first * p.activations.x_stride;
+  term.left.stride = p.activations.x_stride;
+  term.right.data = static_cast<const float*>(p.matrix.values) + first * p.activations.columns;
+  term.right.stride = p.activations.columns;
+  term.right.transposed = true;
+  product.terms = {term};
+  product.result = p.y + p.first * p.y_stride + first;
+  product.stride = p.y_stride;
+  product.accumulate = p.add;
+  gemm(product);
 }
 
 }  // namespace
@@ -89,7 +111,11 @@ void prepare_piece(const Activations& activations, int worker, int workers) {
 
 Activations prepare(Form form, int64_t group, const float* x, int64_t x_stride, int64_t rows, int64_t columns, Scratch& memory) {
   const Activations result = lay_out(form, group, x, x_stride, rows, columns, memory);
-  if (form != Form::kFloat32) {
+  // Below this waking the others takes longer than the work.
+  constexpr int64_t kWorthSharing = 16384;
+  if (rows * columns < kWorthSharing) {
+    prepare_piece(result, 0, 1);
+  } else {
     parallel_for([&](int worker, int workers) { prepare_piece(result, worker, workers); });
   }
   return result;
@@ -105,8 +131,12 @@ void multiply_piece(const Activations& activations, const WeightMatrix& matrix, 
   const Piece columns = piece_of(tiles, worker % across, across);
   const Piece rows = piece_of(activations.rows, worker / across, down);
   if (columns.begin == columns.end || rows.begin == rows.end) return;
-  packed().multiply[static_cast<int>(activations.form)](
-      {activations, matrix, y, y_stride, add, columns.begin, columns.end, rows.begin, rows.end});
+  const TileProduct product = {activations, matrix, y, y_stride, add, columns.begin, columns.end, rows.begin, rows.end};
+  if (activations.form == Form::kFloat32 && activations.rows > kFewRows) {
+    multiply_by_gemm(product);
+  } else {
+    packed().multiply[static_cast<int>(activations.form)](product);
+  }
 }
 
 void multiply(const Activations& activations, const WeightMatrix& matrix, float* y, int64_t y_stride, bool add) {

@@ -77,6 +77,9 @@ void multiply_piece(const Activations& activations, const WeightMatrix& matrix, 
 // The same by all threads.
 void multiply(const Activations& activations, const WeightMatrix& matrix, float* y, int64_t y_stride, bool add);
 
+// Rows of float32 that are multiplied where they lie; more go through gemm.
+constexpr int64_t kFewRows = 8;
+
 // Tiles [begin, end) of a matrix times rows [first, last) of the activations, into y (row 0, column 0 of the whole output).
 struct TileProduct {
   const Activations& activations;

@@ -16,7 +16,8 @@ UNIT = 2.0**-24
 """Rounding error of one float32 operation, relative."""
 # One row, the rows of a block and one more, several blocks, no row; N and K that fill no tile, no vector and no group.
 SHAPES = [(0, 16, 64), (1, 1, 1), (1, 16, 64), (1, 75, 200), (2, 33, 129), (3, 100, 64), (5, 17, 131), (7, 64, 130), (8, 96, 256),
-          (12, 40, 65), (13, 48, 192), (16, 130, 320), (17, 31, 127), (25, 70, 100), (70, 50, 192), (4, 5, 3), (3, 0, 64), (2, 20, 0)]  # fmt: skip
+          (12, 40, 65), (13, 48, 192), (16, 130, 320), (17, 31, 127), (25, 70, 100), (70, 50, 192), (4, 5, 3), (3, 0, 64),
+          (2, 20, 0)]  # fmt: skip
 
 
 def group_of(form, group=64):
