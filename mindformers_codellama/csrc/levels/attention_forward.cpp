@@ -1,0 +1,138 @@
+// Forward half of attention_training.h. Scores are made with keys as rows and queries as columns, so that every sum and maximum
+// of the softmax runs down columns, 16 queries at a time.
+#include "attention_backward.h"
+#include "attention_blocks.h"
+
+namespace codellama::CODELLAMA_LEVEL {
+namespace {
+
+// Memory of one thread, kept from call to call.
+struct ForwardScratch {
+  Scratch block, pairs, keys, values, query, scores, weights, mask, mixed;
+};
+
+// Largest score and sum of exponentials of the queries of a block, in units of log 2.
+struct Softmax {
+  float top[kBlock], sum[kBlock];
+};
+
+// Keys of all blocks as left factor [positions][head steps] and values as left factor [padded][position steps].
+template <class T>
+void prepare_keys(const AttentionCall& call, const Heads<T>& heads, int64_t blocks, ForwardScratch& scratch, Lanes<T> keys, Lanes<T> values) {
+  float* block = scratch.block.get<float>(kBlock * heads.padded);
+  const Lanes<T> pairs{scratch.pairs.get<T>(kBlock * heads.padded), heads.padded};
+  for (int64_t j = 0; j < blocks; ++j) {
+    read_block(heads.key(static_cast<const T*>(call.k), j), heads.key_stride(), heads.valid(j), heads.width, heads.padded, block);
+    turn_block(block, heads.valid(j), heads.width, heads.padded, call.table, heads.positions(j), 1.0f);
+    put_rows(block, kBlock, heads.padded, Lanes<T>{keys.at(j * kBlock, 0), keys.stride});
+    read_block(heads.key(static_cast<const T*>(call.v), j), heads.key_stride(), heads.valid(j), heads.width, heads.padded, block);
+    put_row_pairs(block, kBlock, heads.padded, pairs);
+    // rows of pairs are the steps of a block; 16 of them at a time
+    transpose_lanes(pairs, Heads<T>::kBlockSteps, heads.padded, Lanes<T>{values.at(0, j * Heads<T>::kBlockSteps), values.stride});
+  }
+}
+
+// Queries of a block as right factor [head steps][kBlock].
+template <class T>
+void prepare_queries(const AttentionCall& call, const Heads<T>& heads, int64_t member, int64_t i, ForwardScratch& scratch, Lanes<T> query) {
+  float* block = scratch.block.get<float>(kBlock * heads.padded);
+  const Lanes<T> rows{scratch.pairs.get<T>(kBlock * heads.padded), heads.head_steps()};
+  read_block(heads.query(static_cast<const T*>(call.q), member, i), heads.query_stride(), heads.valid(i), heads.width, heads.padded, block);
+  turn_block(block, heads.valid(i), heads.width, heads.padded, call.table, heads.positions(i), 1.0f);
+  put_rows(block, kBlock, heads.padded, rows);
+  transpose_lanes(rows, kBlock, heads.head_steps(), query);
+}
+
+// One block of keys: scores [key][query] become weights, a right factor [key steps][query]; `mixed` [padded][query] and the
+// sums so far are brought to the new largest scores. `mask` is null when all is visible.
+template <class T>
+void weigh(const float* scores, const float* mask, float scale, Softmax& softmax, Lanes<T> weights, float* mixed, int64_t padded) {
+  const Vec factor = broadcast(scale);
+  for (int64_t s = 0; s < kBlock; s += kLanes) {
+    const Vec before = load(softmax.top + s);
+    Vec top = before;
+    for (int64_t t = 0; t < kBlock; ++t) {
+      const Vec hidden = mask ? load(mask + t * kBlock + s) : zero();
+      top = max(top, fma(load(scores + t * kBlock + s), factor, hidden));
+    }
+    Vec sums[2] = {zero(), zero()};
+    for (int64_t t = 0; t < kBlock; t += 2) {
+      Vec p[2];
+      for (int64_t odd = 0; odd < 2; ++odd) {
+        const Vec hidden = mask ? load(mask + (t + odd) * kBlock + s) : zero();
+        p[odd] = exp2_or_zero(fma(load(scores + (t + odd) * kBlock + s), factor, hidden) - top);
+        sums[odd] = sums[odd] + p[odd];
+      }
+      store_row_pair(weights, t, s, p[0], p[1]);
+    }
+    const Vec shrink = exp2_or_zero(before - top);
+    store(softmax.sum + s, fma(load(softmax.sum + s), shrink, sums[0] + sums[1]));
+    store(softmax.top + s, top);
+    for (int64_t h = 0; h < padded; ++h) store(mixed + h * kBlock + s, load(mixed + h * kBlock + s) * shrink);
+  }
+}
+
+// o and lse of a block of queries from its sums.
+template <class T>
+void finish(const AttentionCall& call, const Heads<T>& heads, int64_t member, int64_t i, const Softmax& softmax, const float* mixed,
+            float* block) {
+  float* lse = heads.lse(member, i);
+  const Lanes<float> rows{block, heads.padded};
+  transpose_lanes(Lanes<float>{const_cast<float*>(mixed), kBlock}, heads.padded, kBlock, rows);
+  T* o = heads.query(static_cast<T*>(call.o), member, i);
+  for (int64_t s = 0; s < heads.valid(i); ++s) {
+    const bool sees = !(softmax.sum[s] <= 0.0f);  // NaN is passed on
+    lse[s] = sees ? (softmax.top[s] + std::log2(softmax.sum[s])) * kLogOf2 : 0.0f;
+    write_block(block + s * heads.padded, 1, heads.width, heads.padded, sees ? 1.0f / softmax.sum[s] : 0.0f, o + s * heads.query_stride(),
+                heads.query_stride());
+  }
+}
+
+template <class T>
+void forward(const AttentionCall& call, const AttentionTask& task) {
+  static thread_local ForwardScratch scratch;
+  const Heads<T> heads(call, task);
+  const Visibility visible(call, task.row);
+  const int64_t positions = task.query_end * kBlock;
+  const float scale = kLog2OfE / std::sqrt(static_cast<float>(heads.width));
+  const Lanes<T> keys{scratch.keys.get<T>(positions * heads.padded), heads.head_steps()};
+  const Lanes<T> values{scratch.values.get<T>(positions * heads.padded), positions / kValuesPerLane<T>};
+  const Lanes<T> query{scratch.query.get<T>(kBlock * heads.padded), kBlock};
+  const Lanes<T> weights{scratch.weights.get<T>(kBlock * kBlock), kBlock};
+  float* scores = scratch.scores.get<float>(kBlock * kBlock);
+  float* mask = scratch.mask.get<float>(kBlock * kBlock);
+  float* mixed = scratch.mixed.get<float>(kBlock * heads.padded);
+  prepare_keys(call, heads, task.query_end, scratch, keys, values);
+  for (int64_t i = task.query_begin; i < task.query_end; ++i) {
+    for (int64_t member = 0; member < heads.group; ++member) {
+      prepare_queries(call, heads, member, i, scratch, query);
+      Softmax softmax;
+      for (int64_t s = 0; s < kBlock; ++s) softmax.top[s] = kNothingSeen, softmax.sum[s] = 0.0f;
+      for (int64_t n = 0; n < kBlock * heads.padded; ++n) mixed[n] = 0.0f;
+      for (int64_t j = 0; j <= i; ++j) {
+        const Visibility::Answer answer = visible.of(i, j);
+        if (answer == Visibility::kNothing) continue;
+        if (answer == Visibility::kSome) visible.fill(i, j, mask);
+        block_product(Lanes<T>{keys.at(j * kBlock, 0), keys.stride}, query, kBlock, kBlock, heads.head_steps(), scores, kBlock, false);
+        weigh(scores, answer == Visibility::kSome ? mask : nullptr, scale, softmax, weights, mixed, heads.padded);
+        block_product(Lanes<T>{values.at(0, j * Heads<T>::kBlockSteps), values.stride}, weights, heads.padded, kBlock,
+                      Heads<T>::kBlockSteps, mixed, kBlock, true);
+      }
+      finish(call, heads, member, i, softmax, mixed, scratch.block.get<float>(kBlock * heads.padded));
+    }
+  }
+}
+
+void forward_any(const AttentionCall& call, const AttentionTask& task) {
+  if (call.bfloat16) {
+    forward<Bfloat16>(call, task);
+  } else {
+    forward<float>(call, task);
+  }
+}
+
+}  // namespace
+
+extern const AttentionTrainingKernels attention_training_kernels = {forward_any, attention_backward};
+
+}  // namespace codellama::CODELLAMA_LEVEL
