@@ -99,17 +99,17 @@ def convert(
     options = options or Options()
     reader, dst = open_checkpoint(src), Path(dst)
     target = _target(reader, dst, to)
-    if dst.resolve() in _source_paths(reader):
+    if dst.resolve() in source_paths(reader):
         raise CheckpointError(dst, "is the source; it would be overwritten while it is read.", fix="give another output.")
     is_file = target == "ms" or dst.suffix == ".safetensors"
     (refuse_existing if is_file else refuse_existing_directory)(dst, force=force)
     model = config or reader.config
     if target == "hf" and model is None:
         model = config_from_shapes(reader.path, reader.shapes())
-    weights, left_out = _weights(reader, model)
+    weights, left_out = model_weights(reader, model)
     if options.rotary_pairs is not None:
         weights = _pairs_to_halves(weights, options.rotary_pairs)
-    weights = _cast(reader.path, weights, dtype)
+    weights = cast_weights(reader.path, weights, dtype)
     files: list[FileRecord] = []
     if not options.dry_run:
         beside = _companions(reader, model, options)
@@ -158,12 +158,13 @@ def _target(reader: CheckpointReader, dst: Path, to: str | None) -> str:
     return to
 
 
-def _source_paths(reader: CheckpointReader) -> set[Path]:
+def source_paths(reader: CheckpointReader) -> set[Path]:
+    """The directory or file a checkpoint was opened by, and its files."""
     folder = reader.path if reader.path.is_dir() else reader.path.parent
     return {path.resolve() for path in (reader.path, *(folder / name for name in reader.metadata["files"]))}
 
 
-def _weights(reader: CheckpointReader, config: ModelConfig | None) -> tuple[dict[str, LazyTensor], list[str]]:
+def model_weights(reader: CheckpointReader, config: ModelConfig | None) -> tuple[dict[str, LazyTensor], list[str]]:
     """Weights in the order of the model, complete and of the right shapes; and the names left out."""
     left_out = [name for name in reader.names() if is_training_state(name)]
     found = {name: shape for name, shape in reader.shapes().items() if name not in left_out}
@@ -176,7 +177,12 @@ def _weights(reader: CheckpointReader, config: ModelConfig | None) -> tuple[dict
     return {name: reader.tensor(name) for name in needed}, left_out
 
 
-def _cast(where: Path, weights: Mapping[str, LazyTensor], dtype: str) -> dict[str, LazyTensor]:
+def cast_weights(where: Path, weights: Mapping[str, LazyTensor], dtype: str) -> dict[str, LazyTensor]:
+    """Weights in one type, or checked and as they are for `keep`.
+
+    Raises:
+        CheckpointError: an unknown type; tensors that are no floating-point weights.
+    """
     if dtype != "keep" and dtype not in WEIGHT_DTYPES:
         raise CheckpointError("--dtype", f"got {dtype!r}.", fix=f"keep, {', '.join(WEIGHT_DTYPES)}.")
     castable = WEIGHT_DTYPES if dtype == "keep" else (*WEIGHT_DTYPES, "float64")
@@ -260,7 +266,7 @@ def _write(
 ) -> list[FileRecord]:
     total = sum(tensor_bytes(tensor) for tensor in weights.values())
     require_space(dst, total)
-    with _progress(total, dst.name, progress) as on_bytes:
+    with progress_bar(total, dst.name, progress) as on_bytes:
         if target == "ms":
             return [write_ckpt(dst, weights.items(), force=force, hashed=True, on_bytes=on_bytes)]
         if target == "hf":
@@ -271,7 +277,8 @@ def _write(
 
 
 @contextmanager
-def _progress(total: int, name: str, progress: bool | None) -> Iterator[Callable[[int], object]]:
+def progress_bar(total: int, name: str, progress: bool | None) -> Iterator[Callable[[int], object]]:
+    """A bar of bytes on stderr, and what moves it; with None it is shown on a terminal only."""
     disable = None if progress is None else not progress  # None: tqdm shows it on a terminal only
     with tqdm(total=total, unit="B", unit_scale=True, desc=name, disable=disable) as bar:
         yield bar.update

@@ -64,7 +64,7 @@ def load_from(
     """The same from an opened checkpoint; arguments and errors as `load_into`."""
     reader = source.reader
     difference = check_tensors(source, weight_shapes(network), strict=strict, model_layout=model_layout)
-    _compare_configs(reader, getattr(network, "config", None))
+    compare_configs(reader, getattr(network, "config", None))
     names = set(reader.names())
     cast_from: set[str] = set()
     loaded = 0
@@ -126,7 +126,7 @@ def _weights(network: nn.Cell) -> dict[str, ms.Parameter]:
     return {name: parameter for name, parameter in network.parameters_and_names() if not is_dropped(name)}
 
 
-def _compare_configs(reader: CheckpointReader, config: object) -> None:
+def compare_configs(reader: CheckpointReader, config: object) -> None:
     """What shapes do not show: other heads are refused, other rotary settings and eps told, for they may be meant.
 
     Raises:

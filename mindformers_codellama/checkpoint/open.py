@@ -15,6 +15,7 @@ from mindformers_codellama.checkpoint.hf_config import read_hf_config
 from mindformers_codellama.checkpoint.latest import get_last_checkpoint
 from mindformers_codellama.checkpoint.manifest import read_manifest
 from mindformers_codellama.checkpoint.meta_format import read_meta
+from mindformers_codellama.checkpoint.packed_manifest import refuse_packed
 from mindformers_codellama.checkpoint.safetensors_format import read_safetensors, read_sharded
 from mindformers_codellama.checkpoint.tensors import ComputedTensor, FileTensor, LazyTensor
 from mindformers_codellama.checkpoint.torch_format import read_torch, read_torch_sharded
@@ -80,9 +81,11 @@ def open_checkpoint(path: str | Path) -> CheckpointReader:
             (the newest, or all when they hold different tensors), in `rank_0/`, or as shards in `rank_0/`, `rank_1/`, ...
 
     Raises:
-        CheckpointError: nothing there, nothing recognised, or damaged; each message names the file.
+        CheckpointError: nothing there, nothing recognised, or damaged; each message names the file. Packed weights
+            (`codellama quantize`), which `packed_open.open_packed` opens.
     """
     path = Path(path)
+    refuse_packed(path)
     if path.is_dir():
         return _open_directory(path)
     if not path.exists():

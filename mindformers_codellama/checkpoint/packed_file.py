@@ -60,7 +60,7 @@ class MappableFile:
         """Write the bytes of a contiguous array at byte `start` of a tensor; parts may come in any order."""
         first, size = self._places[name]
         view = values.reshape(-1).view(np.uint8).data
-        assert 0 <= start and start + view.nbytes <= size, (name, start, view.nbytes, size)
+        assert 0 <= start <= size - view.nbytes, (name, start, view.nbytes, size)
         place = first + start
         while view:
             done = os.pwrite(self._descriptor, view, place)

@@ -11,10 +11,11 @@ from dataclasses import dataclass
 import numpy as np
 
 from mindformers_codellama.config.model_config import ModelConfig
+from mindformers_codellama.quantization.formats import FORMS, LIMITS
 
-FORMS = ("float32", "bfloat16", "int8", "int4")
-"""Weight forms the kernel reads."""
-SCALED_FORMS = ("int8", "int4")
+__all__ = ["FORMS", "ROLES", "SCALED_FORMS", "PackedModel", "part_names", "role_columns", "role_parts"]
+
+SCALED_FORMS = tuple(LIMITS)
 """Those with one scale per row and group."""
 ROLES = ("qkv", "o", "gate_up", "down", "head")
 """Matrices; all but the head are stacked over layers."""

@@ -6,6 +6,7 @@ import argparse
 import logging
 from typing import TYPE_CHECKING, Any
 
+from mindformers_codellama.config.sections import WEIGHT_FORMS
 from mindformers_codellama.errors import ConfigError
 from mindformers_codellama.text.chat import CHAT_STYLES
 
@@ -14,6 +15,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
+WEIGHTS_HELP = "form the weights are held in: packed as bfloat16, int8 or int4 at load; auto takes what is there (docs/quantization.md)"
 SAMPLING = ("temperature", "top_k", "top_p")
 OPTIONS = (
     *("max_new_tokens", "max_length", "do_sample", *SAMPLING, "repetition_penalty"),
@@ -39,6 +41,7 @@ def add_model_arguments(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--dtype", choices=("float32", "float16", "bfloat16"), help="type of weights and products; default: the configuration's"
     )
+    group.add_argument("--weights", choices=WEIGHT_FORMS, help=WEIGHTS_HELP)
     group.add_argument("--device", choices=("CPU", "Ascend"), help="default: the configuration's, CPU for a directory")
     group.add_argument(
         "--set", action="append", default=[], metavar="KEY=VALUE", dest="overrides", help="set a key of the YAML file; may be repeated"
@@ -112,6 +115,7 @@ def open_from(arguments: argparse.Namespace, *, alone: str = "") -> OpenedModel:
         tokenizer=arguments.tokenizer,
         seq_length=arguments.seq_length,
         dtype=arguments.dtype,
+        weights=arguments.weights,
         device=arguments.device,
         overrides=arguments.overrides,
         alone=alone,

@@ -13,6 +13,7 @@ from difflib import get_close_matches
 
 from mindformers_codellama.config.check_layout import SINGLE_PASS_MODES, layout_findings, layout_notes
 from mindformers_codellama.config.check_mindformers import mindformers_findings
+from mindformers_codellama.config.check_weights import weights_findings
 from mindformers_codellama.config.dialect import MODEL_KEYS
 from mindformers_codellama.config.families import FAMILIES
 from mindformers_codellama.config.refused import refused_findings
@@ -43,6 +44,7 @@ def run_findings(run: RunConfig, *, ranks: int | None = None) -> list[CodeLlamaE
         *refused_findings(run, engine=run.engine),
         *static_findings(run),
         *mindformers_findings(run),
+        *weights_findings(run),
         *_needs(run),
         *_ranks(run, ranks),
     ]

@@ -37,12 +37,14 @@ from mindformers_codellama.config.sections_training import (
 
 RUN_MODES = ("train", "finetune", "eval", "predict", "export")
 ENGINES = ("native", "mindformers")
+WEIGHT_FORMS = ("auto", "float32", "bfloat16", "int8", "int4")
 KERNELS = ("auto", "off", "portable", "avx2", "avx512", "neon")
 
 __all__ = [
     "ENGINES",
     "KERNELS",
     "RUN_MODES",
+    "WEIGHT_FORMS",
     "ArchSection",
     "Callback",
     "CheckpointMonitor",
@@ -99,6 +101,9 @@ class RunConfig:
     kernels: str = key("auto", choices=KERNELS, spellings={"false": "off"})  # what YAML makes of a bare off
     """Ours: C++ kernels of the native engine on the CPU (docs/kernels.md). `auto` takes the best level this machine has, `off` plain
     MindSpore operators; a level's name forces it. CODELLAMA_KERNELS in the environment wins."""
+    weights: str = key("auto", choices=WEIGHT_FORMS)
+    """Ours: form the weights are held in for prediction and evaluation (docs/quantization.md). `auto` takes packed weights as they are and
+    other checkpoints in `param_init_type`; `bfloat16`, `int8` and `int4` are packed at load, for the kernels."""
     trainer: TrainerSection = field(default_factory=TrainerSection)
     """Task and model name."""
     do_eval: bool = False

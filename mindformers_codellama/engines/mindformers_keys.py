@@ -40,6 +40,7 @@ _OLD = Left("an old switch without effect")
 LEFT_OUT: Mapping[str, Left] = {
     "engine": Left("ours"),
     "kernels": Left("ours: C++ kernels of the native engine", loud=True),
+    "weights": Left("ours: packed weights of the native engine", loud=True),
     "train_log": Left("MindFormers writes its own log; train.jsonl, TensorBoard and the curve are of the native engine", loud=True),
     "compat": _OURS,
     "input_data": Left("handed over as prompts"),

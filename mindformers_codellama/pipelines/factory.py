@@ -9,7 +9,7 @@ from types import MappingProxyType
 from typing import Any
 
 from mindformers_codellama.errors import ConfigError, GenerationError
-from mindformers_codellama.pipelines.causal_lm import LlamaForCausalLM
+from mindformers_codellama.pipelines.generating import CausalLM
 from mindformers_codellama.pipelines.open_model import open_model
 from mindformers_codellama.pipelines.text_generation import TextGenerationPipeline
 from mindformers_codellama.text.auto import AutoTokenizer
@@ -23,7 +23,7 @@ BACKENDS = ("ms",)
 
 def pipeline(
     task: str,
-    model: LlamaForCausalLM | str | Path | None = None,
+    model: CausalLM | str | Path | None = None,
     tokenizer: LlamaTokenizer | str | Path | None = None,
     *,
     backend: str = "ms",
@@ -54,7 +54,7 @@ def pipeline(
         raise ConfigError("backend", problem, fix='write backend="ms".')
     if model is None:
         raise GenerationError("model", f"{task} needs a model.", fix="give a LlamaForCausalLM, a YAML file or a directory with weights.")
-    if isinstance(model, LlamaForCausalLM):
+    if isinstance(model, CausalLM):
         if tokenizer is None:
             raise GenerationError("tokenizer", f"{task} needs a tokenizer.", fix="give AutoTokenizer.from_pretrained(...).")
         words = tokenizer if isinstance(tokenizer, LlamaTokenizer) else AutoTokenizer.from_pretrained(tokenizer)

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from mindformers_codellama.checkpoint.hf_config import end_token_ids
-from mindformers_codellama.checkpoint.open import open_checkpoint
+from mindformers_codellama.checkpoint.packed_open import checkpoint_config
 from mindformers_codellama.config.check import require_engine
 from mindformers_codellama.config.families import FAMILIES, model_facts
 from mindformers_codellama.config.generation import GenerationConfig
@@ -19,11 +19,13 @@ from mindformers_codellama.config.read import read_run
 from mindformers_codellama.config.sections import RunConfig
 from mindformers_codellama.config.sections_parallel import ContextSection
 from mindformers_codellama.errors import CheckpointError, ConfigError, raise_all
+from mindformers_codellama.kernels.choose import choose_kernels
 from mindformers_codellama.layout.cuts import run_layout
 from mindformers_codellama.layout.ranks import Layout
 from mindformers_codellama.parallel.comm import SINGLE, Comm, require_started
-from mindformers_codellama.pipelines.causal_lm import LlamaForCausalLM
+from mindformers_codellama.pipelines.generating import CausalLM
 from mindformers_codellama.pipelines.ranks import degree_findings, join_ranks
+from mindformers_codellama.pipelines.weight_form import open_causal_lm
 from mindformers_codellama.runtime.context import enter_context
 from mindformers_codellama.text.auto import AutoTokenizer
 from mindformers_codellama.text.model_file import MODEL_FILE
@@ -59,13 +61,17 @@ class Source:
     """They share embedding and head as well."""
     strategy: str = ""
     """Strategy file or folder of weights in `rank_N` folders."""
+    form: str = "auto"
+    """Form the weights are held in, as the key `weights`."""
+    kernels: str = "auto"
+    """The key `kernels`."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class OpenedModel:
     """Ready to generate."""
 
-    model: LlamaForCausalLM
+    model: CausalLM
     tokenizer: LlamaTokenizer
     generation: GenerationConfig
     prompt_style: str
@@ -80,13 +86,14 @@ def is_yaml(source: str | Path) -> bool:
     return Path(source).suffix.lower() in YAML_SUFFIXES
 
 
-def open_model(
+def open_model(  # noqa: PLR0913 - what a person may say about a model, all named
     source: str | Path,
     *,
     load_checkpoint: str = "",
     tokenizer: str = "",
     seq_length: int | None = None,
     dtype: str | None = None,
+    weights: str | None = None,
     device: str | None = None,
     overrides: Sequence[str] = (),
     alone: str = "",
@@ -95,11 +102,12 @@ def open_model(
 
     Args:
         source: a YAML file; a directory or file of weights that says its sizes (Hugging Face's `config.json`, or
-            our manifest); or a registry name with `load_checkpoint`.
+            our manifest; packed weights too); or a registry name with `load_checkpoint`.
         load_checkpoint: weights, instead of the source's own.
         tokenizer: `tokenizer.model`, its directory or a registry name, instead of the source's own.
         seq_length: positions for prompt and answer together.
         dtype: type of weights and of products.
+        weights: form the weights are held in, as the key `weights`; None is the source's.
         device: `CPU` or `Ascend`; else the YAML file's, or the CPU.
         overrides: `key=value` for a YAML file.
         alone: what it is for, when that is refused on several ranks.
@@ -121,6 +129,8 @@ def open_model(
         context = dataclasses.replace(context, device_target=device)
     if load_checkpoint:
         found = dataclasses.replace(found, weights=load_checkpoint)
+    if weights is not None:
+        found = dataclasses.replace(found, form=weights)
     if tokenizer:
         found = dataclasses.replace(found, tokenizer=tokenizer, tokenizer_options={})
     return open_source(dataclasses.replace(found, config=config, context=context))
@@ -140,10 +150,11 @@ def open_source(source: Source) -> OpenedModel:
         raise ConfigError("processor.tokenizer.vocab_file", "no tokenizer is named, and trainer.model_name is empty.", fix=fix)
     words = AutoTokenizer.from_pretrained(source.tokenizer, **source.tokenizer_options)
     enter_context(source.context)
+    choose_kernels(source.kernels, device=source.context.device_target, threads=source.context.runtime_num_threads)
     ranks = join_ranks(source.config, source.layout, vocabulary_cut=source.vocabulary_cut, strategy=source.strategy)
     if not source.weights:
         logger.warning("no checkpoint given: the weights are random (seed %d) and so will be the text.", source.seed)
-    model = LlamaForCausalLM(source.config, checkpoint=source.weights, generation=source.generation, seed=source.seed, ranks=ranks)
+    model = open_causal_lm(source.config, source.weights, form=source.form, generation=source.generation, seed=source.seed, ranks=ranks)
     style = FAMILIES[source.name].prompt_style if source.name in FAMILIES else "completion"
     return OpenedModel(
         model=model,
@@ -202,11 +213,13 @@ def source_of_run(run: RunConfig) -> Source:
         layout=run_layout(run),
         vocabulary_cut=not run.parallel_config.vocab_emb_dp,
         strategy=run.src_strategy_path_or_dir,
+        form=run.weights,
+        kernels=run.kernels,
     )
 
 
 def _source_of_weights(path: Path) -> Source:
-    config = open_checkpoint(path).config
+    config = checkpoint_config(path)
     if config is None:
         fix = "give the YAML file of the model and --load-checkpoint, or a directory with config.json."
         raise CheckpointError(path, "does not say the sizes of its model.", fix=fix)

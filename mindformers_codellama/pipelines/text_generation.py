@@ -13,7 +13,7 @@ from mindformers_codellama.generation.prompts import check_prompts, warn_of_cuts
 from mindformers_codellama.generation.protocol import OnText, Streamer
 from mindformers_codellama.generation.result import GenerationResult, joined
 from mindformers_codellama.parallel.agreement import gather, together
-from mindformers_codellama.pipelines.causal_lm import LlamaForCausalLM
+from mindformers_codellama.pipelines.generating import CausalLM
 from mindformers_codellama.text.check import tokenizer_fits_model
 from mindformers_codellama.text.tokenizer import LlamaTokenizer
 
@@ -34,7 +34,7 @@ class TextGenerationPipeline:
         GenerationError: an unknown option or one out of range.
     """
 
-    def __init__(self, model: LlamaForCausalLM, tokenizer: LlamaTokenizer, *, batch_size: int = 1, **options: Any) -> None:
+    def __init__(self, model: CausalLM, tokenizer: LlamaTokenizer, *, batch_size: int = 1, **options: Any) -> None:
         if batch_size < 1:
             raise GenerationError("batch_size", f"got {batch_size}, must be at least 1.")
         tokenizer_fits_model(tokenizer, model.config.vocab_size, "model.model_config.vocab_size")
