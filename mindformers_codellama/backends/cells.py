@@ -167,6 +167,6 @@ class UncachedForward(nn.Cell):
         mask_111CC = additive_mask(visible_1CC, self.mask_dtype)
         x_BCD = stack.tok_embeddings(tokens_BC)
         for block in stack.layers:
-            x_BCD = block(x_BCD, cos_1C1H, sin_1C1H, mask_111CC)
+            x_BCD = block.plain(x_BCD, cos_1C1H, sin_1C1H, mask_111CC)
         logits_BV = logits_at(self.network, x_BCD, last_B1, self.row_B1)
         return self.agree(logits_BV) if self.agrees else logits_BV

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import mindspore as ms
-from mindspore import nn
+from mindspore import nn, ops
 
 from mindformers_codellama.config.model_config import ModelConfig
+from mindformers_codellama.kernels.training import KernelNorm, rotary_table
 from mindformers_codellama.model.attention import Attention
 from mindformers_codellama.model.edges import embedding_edge
 from mindformers_codellama.model.feed_forward import FeedForward
+from mindformers_codellama.model.kernel_block import KernelBlock
+from mindformers_codellama.model.kernels import stream_dtype, uses_kernels
 from mindformers_codellama.model.linear import CutEmbedding, Embedding
 from mindformers_codellama.model.norm import RMSNorm
-from mindformers_codellama.model.part import WHOLE, NetworkPart
-from mindformers_codellama.model.rope import RotaryTable
+from mindformers_codellama.model.part import WHOLE, NetworkPart, normed_dtype
+from mindformers_codellama.model.rope import RotaryTable, rotary_angles
 from mindformers_codellama.runtime.dtypes import mindspore_dtype
 
 
@@ -23,7 +26,10 @@ def build_norm(config: ModelConfig) -> RMSNorm:
 
 
 class DecoderBlock(nn.Cell):
-    """Pre-norm residual block: `x + attention(norm x)`, then `x + feed_forward(norm x)`."""
+    """Pre-norm residual block: `x + attention(norm x)`, then `x + feed_forward(norm x)`.
+
+    Its Cells hold the weights and say the formula, in plain operators; with the kernels in use `kernel_block` computes it.
+    """
 
     def __init__(self, config: ModelConfig, part: NetworkPart = WHOLE) -> None:
         super().__init__()
@@ -31,11 +37,33 @@ class DecoderBlock(nn.Cell):
         self.attention = Attention(config, part)
         self.ffn_norm = build_norm(config)
         self.feed_forward = FeedForward(config, part)
+        self.uses_kernels = uses_kernels(config)
+        if self.uses_kernels:
+            self.kernel_block = KernelBlock(config, part)
 
-    def construct(self, x_BSD: ms.Tensor, cos_BS1H: ms.Tensor, sin_BS1H: ms.Tensor, mask_B11ST: ms.Tensor) -> ms.Tensor:
-        """`(B, S, D)` to the same shape; `(B, S / degree, D)` when positions are cut."""
+    def construct(self, x_BSD: ms.Tensor, *where: ms.Tensor) -> ms.Tensor:
+        """`(B, S, D)` to the same shape; `(B, S / degree, D)` when positions are cut.
+
+        Args:
+            x_BSD: the residual stream.
+            *where: cosines, sines and mask as `Attention` takes them; with kernels the table, positions, segments and ids of
+                `KernelBlock`.
+        """
+        if self.uses_kernels:
+            return self.with_kernels(x_BSD, where[0], where[1:])
+        return self.plain(x_BSD, where[0], where[1], where[2])
+
+    def plain(self, x_BSD: ms.Tensor, cos_BS1H: ms.Tensor, sin_BS1H: ms.Tensor, mask_B11ST: ms.Tensor) -> ms.Tensor:
+        """The formula."""
         x_BSD = x_BSD + self.attention(self.attention_norm(x_BSD), cos_BS1H, sin_BS1H, mask_B11ST)
         return x_BSD + self.feed_forward(self.ffn_norm(x_BSD))
+
+    def with_kernels(self, x_BSD: ms.Tensor, table_PH: ms.Tensor, places: tuple[ms.Tensor, ...]) -> ms.Tensor:
+        """The same by `KernelBlock`."""
+        attention, inner = self.attention, self.feed_forward
+        first = (self.attention_norm.weight, attention.wq.weight, attention.wk.weight, attention.wv.weight, attention.wo.weight)
+        second = (self.ffn_norm.weight, inner.w1.weight, inner.w3.weight, inner.w2.weight)
+        return self.kernel_block(x_BSD, first, second, table_PH, places)
 
 
 class DecoderStack(nn.Cell):
@@ -59,31 +87,52 @@ class DecoderStack(nn.Cell):
         if part.last:
             self.norm_out = build_norm(config)
         self.rotary = RotaryTable(config, positions=config.seq_length)
+        self.uses_kernels = uses_kernels(config)
+        if self.uses_kernels:
+            self.table_PH = rotary_table(rotary_angles(config, config.seq_length))
+            self.kernel_norm = KernelNorm(config.rms_norm_eps, output=normed_dtype(config, part))
 
     def construct(
-        self, input_ids_BS: ms.Tensor, position_ids_BS: ms.Tensor | None, mask_B11ST: ms.Tensor, hidden_BSD: ms.Tensor | None = None
+        self,
+        input_ids_BS: ms.Tensor,
+        position_ids_BS: ms.Tensor | None,
+        visible: ms.Tensor,
+        hidden_BSD: ms.Tensor | None = None,
     ) -> ms.Tensor:
-        """Hidden states `(B, S, D)` in the compute type, normalised on the last stage.
+        """Hidden states `(B, S, D)` in the compute type (float32 between blocks computed by kernels), normalised on the last stage.
 
-        `hidden_BSD` is what the stage before gave; the first stage does not look at it. When positions are cut, both
-        are `(B, S / degree, D)`.
+        Args:
+            input_ids_BS: int32 ids.
+            position_ids_BS: int32 in [0, seq_length); 0..S-1 when None.
+            visible: the additive mask `(B, 1, 1, S, S)`; with kernels the segments, int32 `(B, S)`.
+            hidden_BSD: what the stage before gave; the first stage does not look at it. When positions are cut, it is
+                `(B, S / degree, D)`, as is what is given back.
         """
-        cos_BS1H, sin_BS1H = self.rotary(input_ids_BS.shape[1], position_ids_BS)
+        where = self.where(input_ids_BS, position_ids_BS, visible)
         x_BSD = hidden_BSD
         if self.is_first:
             x_BSD = self.tok_embeddings(input_ids_BS)
         if self.splits:
             x_BSD = self.split(x_BSD)
         for index in range(self.first_layer, self.end_layer):
-            x_BSD = self.layers[index](x_BSD, cos_BS1H, sin_BS1H, mask_B11ST)
+            x_BSD = self.layers[index](x_BSD, *where)
         if self.is_last:
-            return self.norm_out(x_BSD)
+            return self.kernel_norm(x_BSD, self.norm_out.weight) if self.uses_kernels else self.norm_out(x_BSD)
         return x_BSD
+
+    def where(self, input_ids_BS: ms.Tensor, position_ids_BS: ms.Tensor | None, visible: ms.Tensor) -> tuple[ms.Tensor, ...]:
+        """What every block takes besides the stream."""
+        if not self.uses_kernels:
+            cos_BS1H, sin_BS1H = self.rotary(input_ids_BS.shape[1], position_ids_BS)
+            return cos_BS1H, sin_BS1H, visible
+        if position_ids_BS is None:
+            position_ids_BS = ops.broadcast_to(ops.cast(ops.arange(input_ids_BS.shape[1]), ms.int32), input_ids_BS.shape)
+        return self.table_PH, position_ids_BS, visible, input_ids_BS
 
 
 def build_embedding(config: ModelConfig, part: NetworkPart) -> Embedding | CutEmbedding:
     """The embedding of a part: whole, or the vocabulary rows of its rank."""
-    compute_dtype, param_dtype = mindspore_dtype(config.compute_dtype), mindspore_dtype(config.param_init_dtype)
+    compute_dtype, param_dtype = stream_dtype(config), mindspore_dtype(config.param_init_dtype)
     if not part.cut_vocabulary:
         return Embedding(config.vocab_size, config.hidden_size, compute_dtype=compute_dtype, param_dtype=param_dtype)
     rows = part.share(config.vocab_size)

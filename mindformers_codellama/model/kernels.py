@@ -6,11 +6,14 @@ MindSpore's documentation; not run on Ascend. The kernels are this package's own
 
 from __future__ import annotations
 
+import mindspore as ms
+
 from mindformers_codellama.config.model_config import ModelConfig
 from mindformers_codellama.errors import CodeLlamaError, ConfigError
 from mindformers_codellama.kernels.choose import kernels_in_use
+from mindformers_codellama.kernels.library import load_library
 from mindformers_codellama.runtime.context import current_device
-from mindformers_codellama.runtime.dtypes import KERNEL_TYPES, dtype_findings
+from mindformers_codellama.runtime.dtypes import KERNEL_TYPES, dtype_findings, mindspore_dtype
 
 FUSED_OPERATORS: dict[str, tuple[str, ...]] = {
     "RmsNorm": ("Ascend",),
@@ -30,15 +33,30 @@ def has_operator(name: str) -> bool:
 
 
 def uses_kernels(config: ModelConfig) -> bool:
-    """Whether Cells of this model that are built now compute with the C++ kernels: they are there, and its types fit them."""
-    fits = config.compute_dtype in KERNEL_TYPES and all(getattr(config, key) == "float32" for key in FLOAT32_KEYS)
-    return fits and current_device() == "CPU" and kernels_in_use() is not None
+    """Whether Cells of this model that are built now compute with the C++ kernels: they are there, and its types fit them.
+
+    They have no biases, which no Code Llama or Llama 2 has.
+    """
+    types_fit = config.compute_dtype in KERNEL_TYPES and all(getattr(config, key) == "float32" for key in FLOAT32_KEYS)
+    return types_fit and not config.qkv_has_bias and current_device() == "CPU" and kernels_in_use() is not None and _has("AdamStep")
+
+
+def _has(name: str) -> bool:
+    return hasattr(load_library(), name)
+
+
+def stream_dtype(config: ModelConfig) -> ms.Type:
+    """Type of the residual stream of such a network: float32 with the kernels, else the compute type."""
+    return ms.float32 if uses_kernels(config) else mindspore_dtype(config.compute_dtype)
 
 
 def kernel_findings(config: ModelConfig) -> list[CodeLlamaError]:
     """One finding for every type that a network on this device cannot compute with, the kernels taken into account."""
     device = current_device()
     found = dtype_findings(config, device, kernels=device == "CPU" and kernels_in_use() is not None)
+    if device == "CPU" and config.compute_dtype == "bfloat16" and config.qkv_has_bias:
+        problem = "got True; the kernels, which bfloat16 needs on the CPU, have no biases."
+        found.append(ConfigError("model.model_config.qkv_has_bias", problem, fix="write compute_dtype: float32."))
     if found or device != "CPU" or config.compute_dtype != "bfloat16":
         return found
     return [

@@ -8,9 +8,11 @@ import mindspore as ms
 from mindspore import nn, ops
 
 from mindformers_codellama.config.model_config import ModelConfig
+from mindformers_codellama.kernels.linear import KernelLinear
 from mindformers_codellama.model.attention import additive_mask
 from mindformers_codellama.model.decoder import DecoderStack
 from mindformers_codellama.model.edges import head_edge
+from mindformers_codellama.model.kernels import uses_kernels
 from mindformers_codellama.model.linear import Linear
 from mindformers_codellama.model.part import WHOLE, NetworkPart
 from mindformers_codellama.runtime.dtypes import mindspore_dtype
@@ -45,6 +47,9 @@ class LlamaNetwork(nn.Cell):
                 compute_dtype=mindspore_dtype(config.compute_dtype),
                 param_dtype=mindspore_dtype(config.param_init_dtype),
             )
+        self.uses_kernels = uses_kernels(config)
+        if self.uses_kernels and part.last:
+            self.head_product = KernelLinear(mindspore_dtype(config.compute_dtype), ms.float32)
 
     def construct(
         self, input_ids_BS: ms.Tensor, position_ids_BS: ms.Tensor | None = None, segment_ids_BS: ms.Tensor | None = None
@@ -82,11 +87,24 @@ class LlamaNetwork(nn.Cell):
         Returns:
             Hidden states for the next stage; on the last one logits as `construct` gives them.
         """
-        mask_B11ST = self.mask(input_ids_BS, segment_ids_BS)
-        x_BSD = self.model(input_ids_BS, position_ids_BS, mask_B11ST, hidden_BSD)
+        x_BSD = self.run_layers(input_ids_BS, hidden_BSD, position_ids_BS, segment_ids_BS)
         if self.is_last:
             return self.head(x_BSD)
         return x_BSD
+
+    def run_layers(
+        self,
+        input_ids_BS: ms.Tensor,
+        hidden_BSD: ms.Tensor | None = None,
+        position_ids_BS: ms.Tensor | None = None,
+        segment_ids_BS: ms.Tensor | None = None,
+    ) -> ms.Tensor:
+        """`run_stage` without the head: hidden states on every stage, normalised on the last one (what `head` takes)."""
+        if self.uses_kernels:
+            visible = ops.zeros_like(input_ids_BS) if segment_ids_BS is None else segment_ids_BS
+        else:
+            visible = self.mask(input_ids_BS, segment_ids_BS)
+        return self.model(input_ids_BS, position_ids_BS, visible, hidden_BSD)
 
     def mask(self, input_ids_BS: ms.Tensor, segment_ids_BS: ms.Tensor | None) -> ms.Tensor:
         """Additive mask `(B, 1, 1, S, S)`: causal, without pad keys, within segments."""
@@ -103,6 +121,8 @@ class LlamaNetwork(nn.Cell):
         """float32 logits of hidden states; this rank's rows of the vocabulary when it is cut."""
         if self.enters:
             hidden_BSD = self.enter(hidden_BSD)
+        if self.uses_kernels:
+            return self.head_product(hidden_BSD, self.lm_head.weight)
         return ops.cast(self.lm_head(hidden_BSD), ms.float32)
 
     def recompute_blocks(self, blocks: Iterable[int] | None = None) -> None:

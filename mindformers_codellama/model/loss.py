@@ -10,9 +10,11 @@ from __future__ import annotations
 import mindspore as ms
 from mindspore import nn, ops
 
+from mindformers_codellama.kernels.training import KernelHeadLoss, KernelHeadLossValue
 from mindformers_codellama.model.llama import LlamaNetwork
 from mindformers_codellama.model.part import WHOLE, NetworkPart
 from mindformers_codellama.parallel.regions import GatherParts, ReduceRegion
+from mindformers_codellama.runtime.dtypes import mindspore_dtype
 
 WEIGHT_EPS = 1e-5
 """Keeps the mean of a batch without any label finite (MindFormers' value)."""
@@ -41,12 +43,9 @@ class TokenLoss(nn.Cell):
         self, logits_BSV: ms.Tensor, tokens_BS: ms.Tensor, labels_BS: ms.Tensor, same_segment_BS: ms.Tensor | None = None
     ) -> tuple[ms.Tensor, ms.Tensor]:
         """Cross entropy in float32; `same_segment_BS` (bool) is false where the label belongs to the next packed sample."""
-        kept_BS = ops.logical_and(tokens_BS != self.pad_token_id, labels_BS != self.ignore_token_id)
-        if same_segment_BS is not None:
-            kept_BS = ops.logical_and(kept_BS, same_segment_BS)
-        weight_X = ops.reshape(ops.cast(kept_BS, ms.float32), (-1,))
+        weight_X = self.weights(tokens_BS, labels_BS, same_segment_BS)
         # an ignored label may be any number: gather position 0 there, its weight is 0
-        labels_X1 = ops.reshape(labels_BS * ops.cast(kept_BS, labels_BS.dtype), (-1, 1))
+        labels_X1 = ops.reshape(labels_BS, (-1, 1)) * ops.cast(ops.reshape(weight_X, (-1, 1)), labels_BS.dtype)
         logits_XV = ops.reshape(ops.cast(logits_BSV, ms.float32), (-1, logits_BSV.shape[-1]))
         if self.is_cut:
             chosen_X1 = self.cut_log_probability(logits_XV, labels_X1)
@@ -54,6 +53,13 @@ class TokenLoss(nn.Cell):
             chosen_X1 = ops.gather_elements(self.log_softmax(logits_XV), 1, labels_X1)
         loss = -ops.reduce_sum(ops.reshape(chosen_X1, (-1,)) * weight_X)
         return loss, ops.reduce_sum(weight_X)
+
+    def weights(self, tokens_BS: ms.Tensor, labels_BS: ms.Tensor, same_segment_BS: ms.Tensor | None) -> ms.Tensor:
+        """float32 `(X,)`: 1 where the label is predicted, else 0."""
+        kept_BS = ops.logical_and(tokens_BS != self.pad_token_id, labels_BS != self.ignore_token_id)
+        if same_segment_BS is not None:
+            kept_BS = ops.logical_and(kept_BS, same_segment_BS)
+        return ops.reshape(ops.cast(kept_BS, ms.float32), (-1,))
 
 
 class CutLogProbability(nn.Cell):
@@ -83,16 +89,56 @@ class CutLogProbability(nn.Cell):
         return both_X2[:, 1:] - ops.log(both_X2[:, :1])
 
 
+class HeadLoss(nn.Cell):
+    """`TokenLoss` from the hidden states before the head.
+
+    With the kernels in use logits exist for a chunk of tokens at a time only, except when the vocabulary is cut.
+
+    Args:
+        network: has the head.
+        gradients: they will be asked for; the kernels make them together with the loss.
+    """
+
+    def __init__(self, network: LlamaNetwork, *, gradients: bool = True) -> None:
+        super().__init__(auto_prefix=False)
+        self.network = network
+        config, part = network.config, network.part
+        self.token_loss = TokenLoss(config.pad_token_id, config.ignore_token_id, part)
+        self.in_chunks = network.uses_kernels and not part.cut_vocabulary
+        self.gradients = gradients
+        self.compute_dtype = mindspore_dtype(config.compute_dtype)
+        if self.in_chunks:
+            self.kernel_loss = KernelHeadLoss() if gradients else KernelHeadLossValue()
+
+    def construct(
+        self, hidden_BSD: ms.Tensor, tokens_BS: ms.Tensor, labels_BS: ms.Tensor, same_segment_BS: ms.Tensor | None = None
+    ) -> tuple[ms.Tensor, ms.Tensor]:
+        """`hidden_BSD` as `LlamaNetwork.run_layers` gives it; the rest as `TokenLoss`."""
+        if not self.in_chunks:
+            return self.token_loss(self.network.head(hidden_BSD), tokens_BS, labels_BS, same_segment_BS)
+        if self.network.enters:
+            hidden_BSD = self.network.enter(hidden_BSD)
+        hidden_XD = ops.reshape(ops.cast(hidden_BSD, self.compute_dtype), (-1, hidden_BSD.shape[-1]))
+        weight_X = self.token_loss.weights(tokens_BS, labels_BS, same_segment_BS)
+        found = self.kernel_loss(hidden_XD, self.network.lm_head.weight, ops.reshape(labels_BS, (-1,)), weight_X)
+        loss = found[0] if self.gradients else found
+        return ops.reshape(loss, ()), ops.reduce_sum(weight_X)
+
+
 class LossSums(nn.Cell):
     """Runs the network on rows of S + 1 tokens and gives `(sum of losses, sum of weights)`.
 
     For evaluation, gradient accumulation and anything that averages over more than one batch.
+
+    Args:
+        network: has the first and the last layer.
+        gradients: they will be asked for.
     """
 
-    def __init__(self, network: LlamaNetwork) -> None:
+    def __init__(self, network: LlamaNetwork, *, gradients: bool = True) -> None:
         super().__init__(auto_prefix=False)
         self.network = network
-        self.token_loss = TokenLoss(network.config.pad_token_id, network.config.ignore_token_id, network.part)
+        self.head_loss = HeadLoss(network, gradients=gradients)
 
     def construct(
         self,
@@ -110,8 +156,8 @@ class LossSums(nn.Cell):
         if segment_ids_BX is not None:
             segment_ids_BS = segment_ids_BX[:, :-1]
             same_segment_BS = segment_ids_BS == segment_ids_BX[:, 1:]
-        logits_BSV = self.network(tokens_BS, position_ids_BS, segment_ids_BS)
-        return self.token_loss(logits_BSV, tokens_BS, labels_BS, same_segment_BS)
+        hidden_BSD = self.network.run_layers(tokens_BS, None, position_ids_BS, segment_ids_BS)
+        return self.head_loss(hidden_BSD, tokens_BS, labels_BS, same_segment_BS)
 
 
 class TrainingLoss(nn.Cell):

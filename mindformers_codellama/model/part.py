@@ -8,6 +8,7 @@ import mindspore as ms
 
 from mindformers_codellama.config.model_config import ModelConfig
 from mindformers_codellama.layout.cuts import ModelLayout
+from mindformers_codellama.model.kernels import stream_dtype, uses_kernels
 from mindformers_codellama.parallel.comm import ALONE, Axis, Comm
 from mindformers_codellama.runtime.dtypes import mindspore_dtype
 
@@ -93,4 +94,9 @@ def stage_tensor(config: ModelConfig, part: NetworkPart, batch: int, length: int
         length: S, tokens per row as `run_stage` gets them.
     """
     positions = part.share(length) if part.sequence else length
-    return (batch, positions, config.hidden_size), mindspore_dtype(config.compute_dtype)
+    return (batch, positions, config.hidden_size), stream_dtype(config)
+
+
+def normed_dtype(config: ModelConfig, part: NetworkPart) -> ms.Type:
+    """Type of the hidden states the head takes: the compute type, but float32 where kernels and ranks meet: that travels."""
+    return ms.float32 if uses_kernels(config) and part.degree > 1 else mindspore_dtype(config.compute_dtype)

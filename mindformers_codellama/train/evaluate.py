@@ -105,7 +105,7 @@ class Evaluator:
         self.counts_pads = counts_pads
         self.pad_token_id = network.config.pad_token_id
         self.columns = tuple(name for name in COLUMNS if name in source.columns)
-        self.sums: nn.Cell | PipelineSums = PadCountingSums(network) if counts_pads else LossSums(network)
+        self.sums: nn.Cell | PipelineSums = PadCountingSums(network) if counts_pads else LossSums(network, gradients=False)
         if comm.stage.size > 1:
             self.sums = PipelineSums(comm, network, self.columns)
 

@@ -9,6 +9,9 @@ One formula serves both optimizers, with scalars computed on the host in float64
 eps eps sqrt(c2), decay wd c1 / sqrt(c2), which is algebraically torch's and MindFormers' AdamW.
 Parameters change by operators with side effects, never by `set_data`: that trains wrongly in graph mode.
 
+With the C++ kernels a float32 weight and its moments are updated in one pass over them, by the same formula, unless its
+moments are cut.
+
 With the parallel optimizer (ZeRO stage 1, arXiv 1910.02054) a rank of the data axis has the moments of its rows of a
 weight only, updates those rows, and takes the others from their ranks.
 """
@@ -26,6 +29,10 @@ from mindspore import nn, ops
 from mindspore.ops import operations as P
 
 from mindformers_codellama.errors import ConfigError
+from mindformers_codellama.kernels.choose import kernels_in_use
+from mindformers_codellama.kernels.library import load_library
+from mindformers_codellama.kernels.training import adam_operator
+from mindformers_codellama.runtime.context import current_device
 from mindformers_codellama.train.reduce import GatherRows, RowCut, at
 
 OPTIMIZERS = ("FP32StateAdamWeightDecay", "AdamW")
@@ -124,21 +131,34 @@ class AdamUpdate(nn.Cell):
         self.rest2 = ms.Tensor(1.0 - settings.beta2, ms.float32)
         self.no_decay = ms.Tensor(0.0, ms.float32)
         self.fused_update = P.AdamWeightDecay()
+        self.uses_kernels = (
+            current_device() == "CPU"
+            and kernels_in_use() is not None
+            and all(p.dtype == ms.float32 for p in parameters)
+            and hasattr(load_library(), "AdamStep")
+        )
+        self.guards = self.uses_kernels and not self.cut_at
+        """Whether nothing changes when the norm is not finite, so that nobody has to ask before."""
+        if self.uses_kernels:
+            self.adam_step = adam_operator()
+            self.betas = ms.Tensor([settings.beta1, settings.beta2], ms.float32)
+            self.without_decay = ms.Tensor([1.0, 1.0, 0.0], ms.float32)
 
-    def construct(self, gradients: tuple[ms.Tensor, ...], factor: ms.Tensor, coefficients: ms.Tensor) -> ms.Tensor:
+    def construct(self, gradients: tuple[ms.Tensor, ...], factor: ms.Tensor, coefficients: ms.Tensor, norm: ms.Tensor) -> ms.Tensor:
         """Apply `gradients * factor`.
 
         Args:
             gradients: one per parameter, any float type, same shapes; of cut ones this rank's rows.
             factor: float32 scalar that unscales and clips.
             coefficients: float32 `(3,)` of `AdamSettings.coefficients`.
+            norm: float32 scalar of all gradients; unless `guards`, it must be finite.
 
         Returns:
             A scalar to depend on; its value has no meaning.
         """
         rate, eps, decay = coefficients[0], coefficients[1], coefficients[2]
-        done = factor
-        for i in self.whole_at:
+        done = self.update_by_kernels(gradients, factor, coefficients, norm) if self.uses_kernels else factor
+        for i in () if self.uses_kernels else self.whole_at:
             gradient = ops.cast(gradients[i], ms.float32) * factor
             scalars = (rate, eps, decay if self.decayed[i] else self.no_decay)
             if self.fused[i]:
@@ -150,6 +170,17 @@ class AdamUpdate(nn.Cell):
                 done = ops.depend(done, ops.assign(self.parameters[i], weight))
         if self.cut_at:
             done = ops.depend(done, self.update_cut(gradients, factor, (rate, eps, decay)))
+        return done
+
+    def update_by_kernels(self, gradients: tuple[ms.Tensor, ...], factor: ms.Tensor, coefficients: ms.Tensor, norm: ms.Tensor) -> ms.Tensor:
+        """Weights whose moments are whole, each in one pass."""
+        rates = (ops.concat((coefficients * self.without_decay, self.betas)), ops.concat((coefficients, self.betas)))
+        # every gradient first: then nothing reads the weights any more
+        norm = ops.depend(norm, gradients)
+        done = factor
+        for i in self.whole_at:
+            state = (self.parameters[i], self.adam_m[i], self.adam_v[i])
+            done = ops.depend(done, self.adam_step(*state, gradients[i], rates[int(self.decayed[i])], factor, norm))
         return done
 
     def update_cut(

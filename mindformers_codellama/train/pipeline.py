@@ -13,8 +13,8 @@ import numpy as np
 from mindspore import nn, ops
 
 from mindformers_codellama.model.llama import LlamaNetwork
-from mindformers_codellama.model.loss import TokenLoss
-from mindformers_codellama.model.part import stage_tensor
+from mindformers_codellama.model.loss import HeadLoss
+from mindformers_codellama.model.part import normed_dtype, stage_tensor
 from mindformers_codellama.parallel.comm import Axis, Comm
 from mindformers_codellama.train.pipeline_schedule import Action, one_forward_one_backward
 from mindformers_codellama.train.shared_loss import TokenMean
@@ -30,23 +30,23 @@ class StageRun(nn.Cell):
         self.at_labels, self.at_segments, self.at_positions = (columns.index(name) if name in columns else -1 for name in COLUMNS[1:])
 
     def construct(self, hidden_BSD: ms.Tensor, *columns: ms.Tensor) -> ms.Tensor:
-        """Hidden states for the next stage, or logits; the first stage does not look at `hidden_BSD`."""
+        """Hidden states for the next stage, or for the head; the first stage does not look at `hidden_BSD`."""
         segments = columns[self.at_segments][:, :-1] if self.at_segments >= 0 else None
         positions = columns[self.at_positions][:, :-1] if self.at_positions >= 0 else None
-        return self.network.run_stage(columns[0][:, :-1], hidden_BSD, positions, segments)
+        return self.network.run_layers(columns[0][:, :-1], hidden_BSD, positions, segments)
 
 
 class StageSums(nn.Cell):
     """`(sum of losses, sum of weights)` of a part of the rows, from what the last stage gives."""
 
-    def __init__(self, network: LlamaNetwork, columns: tuple[str, ...], parts: int = 1) -> None:
+    def __init__(self, network: LlamaNetwork, columns: tuple[str, ...], parts: int = 1, *, gradients: bool = True) -> None:
         super().__init__(auto_prefix=False)
-        self.token_loss = TokenLoss(network.config.pad_token_id, network.config.ignore_token_id, network.part)
+        self.head_loss = HeadLoss(network, gradients=gradients)
         self.at_labels = columns.index("labels") if "labels" in columns else 0
         self.at_segments = columns.index("segment_ids") if "segment_ids" in columns else -1
         self.parts = parts
 
-    def construct(self, logits_BSV: ms.Tensor, part: int, *columns: ms.Tensor) -> tuple[ms.Tensor, ms.Tensor]:
+    def construct(self, hidden_BSD: ms.Tensor, part: int, *columns: ms.Tensor) -> tuple[ms.Tensor, ms.Tensor]:
         """float32 scalars, of every `parts`-th row from `part`."""
         tokens_BS = columns[0][part :: self.parts, :-1]
         labels_BS = columns[self.at_labels][part :: self.parts, 1:]
@@ -54,7 +54,8 @@ class StageSums(nn.Cell):
         if self.at_segments >= 0:
             segments_BX = columns[self.at_segments][part :: self.parts]
             same_segment_BS = segments_BX[:, :-1] == segments_BX[:, 1:]
-        return self.token_loss(logits_BSV[part :: self.parts], tokens_BS, labels_BS, same_segment_BS)
+        own_BSD = hidden_BSD if self.parts == 1 else hidden_BSD[part :: self.parts]
+        return self.head_loss(own_BSD, tokens_BS, labels_BS, same_segment_BS)
 
 
 class StageObjective(nn.Cell):
@@ -91,9 +92,9 @@ class StageObjective(nn.Cell):
         loss = loss / self.parts
         return loss * back, loss
 
-    def share(self, logits_BSV: ms.Tensor, part: int, columns: tuple[ms.Tensor, ...]) -> ms.Tensor:
+    def share(self, hidden_BSD: ms.Tensor, part: int, columns: tuple[ms.Tensor, ...]) -> ms.Tensor:
         """This rank's share of the mean loss of one part."""
-        loss, weight = self.sums(logits_BSV, part, *columns)
+        loss, weight = self.sums(hidden_BSD, part, *columns)
         return self.mean(loss, weight)
 
 
@@ -239,7 +240,7 @@ class PipelineSums:
         self.neighbours = Neighbours(comm, network)
         self.is_first, self.is_last = network.part.first, network.part.last
         self.run = StageRun(network, columns)
-        self.sums = StageSums(network, columns)
+        self.sums = StageSums(network, columns, gradients=False)
         self.nothing = ms.Tensor(np.zeros(1, np.float32))
 
     def __call__(self, *batch: ms.Tensor | None) -> tuple[ms.Tensor, ms.Tensor]:
@@ -256,14 +257,12 @@ class PipelineSums:
 
     def compile(self, *batch: ms.Tensor | None) -> None:
         """Compile every graph for batches like this one, without communication."""
-        columns, part = self._columns(batch), self.run.network.part
+        columns, network = self._columns(batch), self.run.network
         shape, dtype = self.neighbours.form(columns)
         self.run.compile(self.nothing if self.is_first else ms.Tensor(np.zeros(shape, np.float32)).astype(dtype), *columns)
         if self.is_last:
-            rows, length = columns[0].shape
-            vocabulary = self.run.network.config.vocab_size
-            wide = part.share(vocabulary) if part.cut_vocabulary else vocabulary
-            self.sums.compile(ms.Tensor(np.zeros((rows, length - 1, wide), np.float32)), 0, *columns)
+            normed = ms.Tensor(np.zeros(shape, np.float32)).astype(normed_dtype(network.config, network.part))
+            self.sums.compile(normed, 0, *columns)
 
     def _columns(self, batch: tuple[ms.Tensor | None, ...]) -> list[ms.Tensor]:
         return [column for column in (batch[place] for place in self.places) if column is not None]

@@ -15,11 +15,12 @@ import mindspore as ms
 import numpy as np
 from mindspore import nn, ops
 
+from mindformers_codellama.kernels.training import gradient_norm_operator
 from mindformers_codellama.parallel.comm import Axis
 from mindformers_codellama.parallel.regions import AddRanks
 from mindformers_codellama.train.loss_scale import LossScale
 from mindformers_codellama.train.optimizer import AdamUpdate
-from mindformers_codellama.train.reduce import SumGradients
+from mindformers_codellama.train.reduce import SumGradients, at
 from mindformers_codellama.train.step import COLUMNS, Gradients, MicroStep, PartGradients, StepResult, clip_share
 
 
@@ -50,6 +51,11 @@ class RankUpdate(nn.Cell):
         self.sums = sums
         self.counted = tuple(float(item) for item in counted)
         self.map = ops.HyperMap()
+        self.counted_at = tuple(i for i, item in enumerate(counted) if item)
+        self.norms_by_kernels = update.uses_kernels and bool(self.counted_at)
+        if self.norms_by_kernels:
+            self.gradient_norm = gradient_norm_operator()
+        self.guards = update.guards
         self.counts_loss = counts_loss
         self.add = AddRanks(world)
         self.clips = max_grad_norm is not None
@@ -73,17 +79,26 @@ class RankUpdate(nn.Cell):
             The global norm, and float32 `(3,)`: its square, the loss, and how many ranks were asked to stop.
         """
         gradients = self.sums(gradients)
-        # times zero: adds nothing, and tells what is not finite
-        mine = ops.addn(self.map(partial(_counted_square, unscale), gradients, self.counted))
+        mine = self.square(gradients, unscale)
         loss = loss if self.counts_loss else loss * self.zero
         totals = self.add(ops.stack((mine, loss, stop)))
         norm = ops.sqrt(totals[0])
         factor = unscale
         if self.clips:
             factor = unscale * clip_share(norm, self.max_norm, self.one)
+        if self.guards:
+            return ops.depend(norm, self.update(gradients, factor, coefficients, norm)), totals
         if ops.isfinite(norm):
-            norm = ops.depend(norm, self.update(gradients, factor, coefficients))
+            norm = ops.depend(norm, self.update(gradients, factor, coefficients, norm))
         return norm, totals
+
+    def square(self, gradients: tuple[ms.Tensor, ...], unscale: ms.Tensor) -> ms.Tensor:
+        """This rank's share of the square of the norm, float32 scalar."""
+        if self.norms_by_kernels:  # a copy that is not counted here is on the rank that counts it
+            own = self.map(partial(at, gradients), self.counted_at)
+            return ops.square(ops.reshape(self.gradient_norm(unscale, *own), ()))
+        # times zero: adds nothing, and tells what is not finite
+        return ops.addn(self.map(partial(_counted_square, unscale), gradients, self.counted))
 
 
 def _counted_square(unscale: ms.Tensor, gradient: ms.Tensor, counted: float) -> ms.Tensor:

@@ -15,6 +15,7 @@ import mindspore as ms
 import numpy as np
 from mindspore import nn, ops
 
+from mindformers_codellama.kernels.training import gradient_norm_operator
 from mindformers_codellama.train.loss_scale import LossScale
 from mindformers_codellama.train.optimizer import AdamUpdate
 
@@ -116,17 +117,37 @@ class ClippedUpdate(nn.Cell):
         self.clips = max_grad_norm is not None
         self.max_norm = ms.Tensor(max_grad_norm or 1.0, ms.float32)
         self.one = ms.Tensor(1.0, ms.float32)
-        self.map = ops.HyperMap()
+        self.global_norm = GlobalNorm(update)
+        self.guards = update.guards
 
     def construct(self, gradients: tuple[ms.Tensor, ...], unscale: ms.Tensor, coefficients: ms.Tensor) -> ms.Tensor:
         """Global norm of `gradients * unscale` (float32 scalar); `coefficients` as `AdamUpdate` takes them."""
-        norm = ops.sqrt(ops.addn(self.map(partial(_square_sum, unscale), gradients)))
+        norm = self.global_norm(gradients, unscale)
         factor = unscale
         if self.clips:
             factor = unscale * clip_share(norm, self.max_norm, self.one)
+        if self.guards:
+            return ops.depend(norm, self.update(gradients, factor, coefficients, norm))
         if ops.isfinite(norm):
-            norm = ops.depend(norm, self.update(gradients, factor, coefficients))
+            norm = ops.depend(norm, self.update(gradients, factor, coefficients, norm))
         return norm
+
+
+class GlobalNorm(nn.Cell):
+    """Root of the sum of squares of all gradients, unscaled; by the kernels where the update is theirs."""
+
+    def __init__(self, update: AdamUpdate) -> None:
+        super().__init__(auto_prefix=False)
+        self.uses_kernels = update.uses_kernels
+        self.map = ops.HyperMap()
+        if self.uses_kernels:
+            self.gradient_norm = gradient_norm_operator()
+
+    def construct(self, gradients: tuple[ms.Tensor, ...], unscale: ms.Tensor) -> ms.Tensor:
+        """float32 scalar; not finite when a gradient is not."""
+        if self.uses_kernels:
+            return ops.reshape(self.gradient_norm(unscale, *gradients), ())
+        return ops.sqrt(ops.addn(self.map(partial(_square_sum, unscale), gradients)))
 
 
 def _square_sum(unscale: ms.Tensor, gradient: ms.Tensor) -> ms.Tensor:

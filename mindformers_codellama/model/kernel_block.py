@@ -1,0 +1,189 @@
+"""One block by the C++ kernels: the numbers of `model.decoder.DecoderBlock`, from the same weights.
+
+The Cells here have no parameters. The residual stream x is float32; what leaves a linear for attention or the gate has the
+compute type. For the backward pass a block keeps x twice, q, k, v, the mixed values and the two inner rows; normed rows and
+the gated product are made again from those, which costs next to nothing.
+
+Automatic differentiation adds the gradients of a tensor that is read twice, and has no bfloat16 sum on the CPU. So a Cell that
+reads x for a branch hands x on, and whoever needs it behind takes it from there: its gradients meet inside of that Cell.
+Letters: B batch, S positions, D hidden, Q = N H queries, K = heads of keys times H, F inner, P positions of the table.
+"""
+
+from __future__ import annotations
+
+import mindspore as ms
+from mindspore import nn, ops
+
+from mindformers_codellama.config.model_config import ModelConfig
+from mindformers_codellama.kernels.linear import KernelLinear
+from mindformers_codellama.kernels.training import KernelAdd, KernelAttention, KernelGate, KernelNorm
+from mindformers_codellama.model.edges import layer_edges
+from mindformers_codellama.model.part import NetworkPart
+from mindformers_codellama.runtime.dtypes import mindspore_dtype
+
+
+class NormedThrice(nn.Cell):
+    """Three linears of one normed input, for queries, keys and values."""
+
+    def __init__(self, eps: float, compute_dtype: ms.Type) -> None:
+        super().__init__()
+        norm, linear = KernelNorm(eps, output=compute_dtype), KernelLinear(compute_dtype)
+        self.eps, self.norm, self.norm_grad = norm.eps, norm.forward, norm.backward
+        self.product, self.input_grad, self.weight_grad = linear.product, linear.input_grad, linear.weight_grad
+        self.add = KernelAdd().forward
+
+    def construct(
+        self, x_BSD: ms.Tensor, norm_D: ms.Tensor, q_QD: ms.Tensor, k_KD: ms.Tensor, v_KD: ms.Tensor
+    ) -> tuple[ms.Tensor, ms.Tensor, ms.Tensor, ms.Tensor]:
+        """The stream as it came, and `(B, S, ...)` of each weight in the compute type."""
+        h_BSD = self.norm(x_BSD, norm_D, self.eps)
+        return x_BSD, self.product(h_BSD, q_QD), self.product(h_BSD, k_KD), self.product(h_BSD, v_KD)
+
+    def bprop(  # noqa: PLR0913 - inputs, outputs and their gradients
+        self,
+        x_BSD: ms.Tensor,
+        norm_D: ms.Tensor,
+        q_QD: ms.Tensor,
+        k_KD: ms.Tensor,
+        v_KD: ms.Tensor,
+        out: tuple[ms.Tensor, ...],
+        dout: tuple[ms.Tensor, ...],
+    ) -> tuple[ms.Tensor, ...]:
+        """Float32 gradients of all five."""
+        dx_BSD, dq, dk, dv = dout
+        # depends on a gradient, or it would be found equal to the forward pass's and that one kept
+        h_BSD = self.norm(ops.depend(x_BSD, dq), norm_D, self.eps)
+        back = (self.input_grad(dq, q_QD, x_BSD), self.input_grad(dk, k_KD, x_BSD), self.input_grad(dv, v_KD, x_BSD))
+        branch_BSD, dnorm_D = self.norm_grad(x_BSD, norm_D, self.eps, back[0], back[1], back[2])
+        weights = (self.weight_grad(dq, h_BSD), self.weight_grad(dk, h_BSD), self.weight_grad(dv, h_BSD))
+        return self.add(branch_BSD, dx_BSD), dnorm_D, weights[0], weights[1], weights[2]
+
+
+class NormedTwice(nn.Cell):
+    """Two linears of one normed input, for the halves of the gated feed-forward."""
+
+    def __init__(self, eps: float, compute_dtype: ms.Type) -> None:
+        super().__init__()
+        norm, linear = KernelNorm(eps, output=compute_dtype), KernelLinear(compute_dtype)
+        self.eps, self.norm, self.norm_grad = norm.eps, norm.forward, norm.backward
+        self.product, self.input_grad, self.weight_grad = linear.product, linear.input_grad, linear.weight_grad
+        self.add = KernelAdd().forward
+
+    def construct(
+        self, x_BSD: ms.Tensor, norm_D: ms.Tensor, gate_FD: ms.Tensor, up_FD: ms.Tensor
+    ) -> tuple[ms.Tensor, ms.Tensor, ms.Tensor]:
+        """The stream as it came, and `(B, S, F)` of each weight in the compute type."""
+        h_BSD = self.norm(x_BSD, norm_D, self.eps)
+        return x_BSD, self.product(h_BSD, gate_FD), self.product(h_BSD, up_FD)
+
+    def bprop(  # noqa: PLR0913 - inputs, outputs and their gradients
+        self,
+        x_BSD: ms.Tensor,
+        norm_D: ms.Tensor,
+        gate_FD: ms.Tensor,
+        up_FD: ms.Tensor,
+        out: tuple[ms.Tensor, ...],
+        dout: tuple[ms.Tensor, ...],
+    ) -> tuple[ms.Tensor, ...]:
+        """Float32 gradients of all four."""
+        dx_BSD, dgate, dup = dout
+        h_BSD = self.norm(ops.depend(x_BSD, dgate), norm_D, self.eps)
+        back = (self.input_grad(dgate, gate_FD, x_BSD), self.input_grad(dup, up_FD, x_BSD))
+        branch_BSD, dnorm_D = self.norm_grad(x_BSD, norm_D, self.eps, back[0], back[1])
+        weights = (self.weight_grad(dgate, h_BSD), self.weight_grad(dup, h_BSD))
+        return self.add(branch_BSD, dx_BSD), dnorm_D, weights[0], weights[1]
+
+
+class GatedLinear(nn.Cell):
+    """`(silu(a) * b) @ down.T` in float32; the product in the brackets is not kept."""
+
+    def __init__(self, compute_dtype: ms.Type) -> None:
+        super().__init__()
+        gate, linear = KernelGate(), KernelLinear(compute_dtype, ms.float32)
+        self.gate, self.gate_grad = gate.forward, gate.backward
+        self.product, self.input_grad, self.weight_grad = linear.product, linear.input_grad, linear.weight_grad
+
+    def construct(self, a_BSF: ms.Tensor, b_BSF: ms.Tensor, down_DF: ms.Tensor) -> ms.Tensor:
+        """float32 `(B, S, D)`."""
+        return self.product(self.gate(a_BSF, b_BSF), down_DF)
+
+    def bprop(
+        self, a_BSF: ms.Tensor, b_BSF: ms.Tensor, down_DF: ms.Tensor, out: ms.Tensor, dout: ms.Tensor
+    ) -> tuple[ms.Tensor, ms.Tensor, ms.Tensor]:
+        """Gradients of a and b in their type, of the weight in float32."""
+        gated_BSF = self.gate(ops.depend(a_BSF, dout), b_BSF)
+        da_BSF, db_BSF = self.gate_grad(a_BSF, b_BSF, self.input_grad(dout, down_DF, a_BSF))
+        return da_BSF, db_BSF, self.weight_grad(dout, gated_BSF)
+
+
+class KernelBlock(nn.Cell):
+    """A block on one rank, or a rank's part of one.
+
+    Cut over ranks, the regions of `model.edges` stand around the linears as in the plain block; communication is in float32, so
+    normed rows are float32 there and are kept.
+    """
+
+    def __init__(self, config: ModelConfig, part: NetworkPart) -> None:
+        super().__init__()
+        compute_dtype = mindspore_dtype(config.compute_dtype)
+        self.is_cut = part.degree > 1
+        if self.is_cut:
+            self.enter_attention, self.leave_attention = _edges(part)
+            self.enter_feed_forward, self.leave_feed_forward = _edges(part)
+            self.norm = KernelNorm(config.rms_norm_eps)
+            self.linear = KernelLinear(compute_dtype)
+        else:
+            self.attention_input = NormedThrice(config.rms_norm_eps, compute_dtype)
+            self.feed_forward_input = NormedTwice(config.rms_norm_eps, compute_dtype)
+        heads = part.share(config.num_heads), part.share(config.num_kv_heads)
+        self.attention = KernelAttention(*heads, config.pad_token_id)
+        self.output = KernelLinear(compute_dtype, ms.float32)
+        self.gated = GatedLinear(compute_dtype)
+        self.add = KernelAdd()
+
+    def construct(
+        self,
+        x_BSD: ms.Tensor,
+        attention_weights: tuple[ms.Tensor, ms.Tensor, ms.Tensor, ms.Tensor, ms.Tensor],
+        feed_forward_weights: tuple[ms.Tensor, ms.Tensor, ms.Tensor, ms.Tensor],
+        table_PH: ms.Tensor,
+        places: tuple[ms.Tensor, ms.Tensor, ms.Tensor],
+    ) -> ms.Tensor:
+        """float32 `(B, S, D)` to the same shape; `(B, S / degree, D)` when positions are cut.
+
+        Args:
+            x_BSD: the residual stream.
+            attention_weights: of the norm, wq, wk, wv, wo.
+            feed_forward_weights: of the norm, w1, w3, w2.
+            table_PH: of `kernels.training.rotary_table`.
+            places: position in its sample, segment and id of every token, int32 `(B, S)`.
+        """
+        x_BSD, q, k, v = self.queries(x_BSD, attention_weights)
+        mixed = self.attention(q, k, v, table_PH, places[0], places[1], places[2])[0]
+        branch_BSD = self.output(mixed, attention_weights[4])
+        x_BSD = self.add(x_BSD, self.leave_attention(branch_BSD) if self.is_cut else branch_BSD)
+        x_BSD, a_BSF, b_BSF = self.inner(x_BSD, feed_forward_weights)
+        branch_BSD = self.gated(a_BSF, b_BSF, feed_forward_weights[3])
+        return self.add(x_BSD, self.leave_feed_forward(branch_BSD) if self.is_cut else branch_BSD)
+
+    def queries(self, x_BSD: ms.Tensor, weights: tuple[ms.Tensor, ...]) -> tuple[ms.Tensor, ...]:
+        """The stream, and queries, keys and values before the rotation."""
+        if not self.is_cut:
+            return self.attention_input(x_BSD, weights[0], weights[1], weights[2], weights[3])
+        h_BSD = self.enter_attention(self.norm(x_BSD, weights[0]))
+        return x_BSD, self.linear(h_BSD, weights[1]), self.linear(h_BSD, weights[2]), self.linear(h_BSD, weights[3])
+
+    def inner(self, x_BSD: ms.Tensor, weights: tuple[ms.Tensor, ...]) -> tuple[ms.Tensor, ...]:
+        """The stream, and both halves of the gated feed-forward."""
+        if not self.is_cut:
+            return self.feed_forward_input(x_BSD, weights[0], weights[1], weights[2])
+        h_BSD = self.enter_feed_forward(self.norm(x_BSD, weights[0]))
+        return x_BSD, self.linear(h_BSD, weights[1]), self.linear(h_BSD, weights[2])
+
+
+def _edges(part: NetworkPart) -> tuple[nn.Cell, nn.Cell]:
+    """The regions before and after a layer that ranks share."""
+    enter, leave = layer_edges(part)
+    assert enter is not None, part
+    assert leave is not None, part
+    return enter, leave
