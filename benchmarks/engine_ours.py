@@ -14,6 +14,7 @@ from mindformers_codellama import __version__
 from mindformers_codellama.backends.mindspore_decoder import MindSporeDecoder
 from mindformers_codellama.config.sections_parallel import ContextSection
 from mindformers_codellama.generation.protocol import Decoder
+from mindformers_codellama.kernels.choose import VARIABLE, choose_kernels
 from mindformers_codellama.pipelines.causal_lm import LlamaForCausalLM
 from mindformers_codellama.runtime.context import enter_context
 
@@ -41,8 +42,9 @@ class Ours:
 
     def __init__(self, job: Job) -> None:
         if job.engine == PLAIN:
-            os.environ["CODELLAMA_KERNELS"] = "off"
+            os.environ.pop(VARIABLE, None)  # which would win
         enter_context(ContextSection(device_target="CPU", runtime_num_threads=job.threads))
+        choose_kernels("off" if job.engine == PLAIN else "auto", threads=job.threads)
         self.decoder = open_decoder(job)
 
     @property

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import statistics
 import time
+from pathlib import Path
 
 import mindspore as ms
 import numpy as np
@@ -13,9 +14,11 @@ from random_weights import prompt_ids
 from shapes import NORM_EPS, ROPE_THETA, SHAPES
 
 from mindformers_codellama import __version__
+from mindformers_codellama.checkpoint.start import load_weights
 from mindformers_codellama.config.model_config import ModelConfig
 from mindformers_codellama.config.sections_parallel import ContextSection
 from mindformers_codellama.errors import CodeLlamaError
+from mindformers_codellama.kernels.choose import VARIABLE, choose_kernels
 from mindformers_codellama.model.initial import init_parameters
 from mindformers_codellama.model.llama import LlamaNetwork
 from mindformers_codellama.model.loss import TrainingLoss
@@ -34,20 +37,25 @@ class OurTraining:
     Args:
         job: engine, form (`bfloat16` keeps weights and states in fp32), shape.
         rate: learning rate; a step may be given another.
+        weights: folder to begin from; None draws weights of our own.
     """
 
-    def __init__(self, job: Job, rate: float = 1e-4) -> None:
+    def __init__(self, job: Job, rate: float = 1e-4, weights: Path | None = None) -> None:
         if job.engine == PLAIN:
-            os.environ["CODELLAMA_KERNELS"] = "off"
+            os.environ.pop(VARIABLE, None)  # which would win
         enter_context(ContextSection(device_target="CPU", runtime_num_threads=job.threads))
         sizes = SHAPES[job.shape].fields()
         positions = {"seq_length": job.tokens, "max_position": job.tokens}
         config = ModelConfig(**sizes, **positions, rms_norm_eps=NORM_EPS, rope_theta=ROPE_THETA, compute_dtype=job.form)
-        refused: list[CodeLlamaError] = dtype_findings(config, "CPU")
+        level = choose_kernels("off" if job.engine == PLAIN else "auto", threads=job.threads)
+        refused: list[CodeLlamaError] = dtype_findings(config, "CPU", kernels=level is not None)
         if refused:
             raise Unavailable(str(refused[0]))
         self.network = LlamaNetwork(config)
-        init_parameters(self.network, 0)
+        if weights is None:
+            init_parameters(self.network, 0)
+        else:
+            load_weights(self.network, weights)
         update = AdamUpdate(self.network.trainable_params(), AdamSettings(type="AdamW", beta1=0.9, beta2=0.95, eps=1e-8))
         self._step = TrainStep(TrainingLoss(self.network), update, columns=("input_ids",))
         self._scale = LossScale(value=1.0)
