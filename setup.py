@@ -15,16 +15,23 @@ HERE = Path(__file__).parent
 class BuildKernels(build_ext):
     """Compiles the C++ kernels; without a compiler the package is installed without them and uses plain operators."""
 
+    def run(self) -> None:
+        self.into_checkout = bool(self.inplace or self.editable_mode)  # setuptools forgets `inplace` while it builds
+        super().run()
+
     def get_ext_filename(self, fullname: str) -> str:
         return fullname.replace(".", "/") + ".so"
 
     def build_extension(self, ext: Extension) -> None:
         kernels = runpy.run_path(str(HERE / "mindformers_codellama/kernels/build.py"))
         # a checkout keeps its objects in build/kernels, so that installing it again compiles what changed only
-        folder = HERE / "build/kernels" if self.inplace or self.editable_mode else Path(self.build_temp).absolute() / "kernels"
+        folder = HERE / "build/kernels" if self.into_checkout else Path(self.build_temp).absolute() / "kernels"
+        output = Path(self.get_ext_fullpath(ext.name)).absolute()
         try:
-            kernels["build"](Path(self.get_ext_fullpath(ext.name)).absolute(), folder=folder)
+            kernels["build"](output, folder=folder)
         except kernels["BuildError"] as error:
+            for left in (output, output.with_suffix(".json")):  # of an earlier build in the same folder
+                left.unlink(missing_ok=True)
             print(f"warning: the C++ kernels were not built, plain MindSpore operators will be used: {error}", file=sys.stderr)
 
     def copy_extensions_to_source(self) -> None:
