@@ -23,6 +23,7 @@ COMMANDS: Mapping[str, tuple[str, str]] = {
     "check": ("mindformers_codellama.cli.check", "explain a configuration and find what is wrong with it"),
     "plan": ("mindformers_codellama.cli.plan", "memory, communication and layouts of a run before it is started"),
     "convert": ("mindformers_codellama.cli.convert", "weights: Hugging Face, Meta, MindSpore and safetensors, either way"),
+    "quantize": ("mindformers_codellama.cli.quantize", "weights packed as bfloat16, int8 or int4, for prediction and evaluation"),
     "shard": ("mindformers_codellama.cli.shard", "a whole checkpoint into the parts of every rank"),
     "merge": ("mindformers_codellama.cli.merge", "the parts of all ranks into one whole checkpoint"),
     "reshard": ("mindformers_codellama.cli.reshard", "the parts of one layout into those of another"),

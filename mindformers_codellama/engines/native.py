@@ -23,10 +23,10 @@ class NativeEngine:
         return Report(engine=self.name, action=run.run_mode, lines=tuple(lines), numbers={"loss": result.loss})
 
     def evaluate(self, run: RunConfig) -> Report:
-        """As `train.evaluate.evaluate`."""
-        from mindformers_codellama.train.evaluate import evaluate
+        """As `pipelines.evaluate_packed.evaluate_weights`."""
+        from mindformers_codellama.pipelines.evaluate_packed import evaluate_weights
 
-        result = evaluate(run)
+        result, _ = evaluate_weights(run)
         numbers = {"loss": result.loss, "perplexity": result.perplexity}
         line = f"loss {result.loss:.4f}, PPL {result.perplexity:.3f} over {result.tokens} tokens"
         return Report(engine=self.name, action=run.run_mode, lines=(line,), numbers=numbers)

@@ -35,6 +35,10 @@ class PackedCausalLM(CausalLM):
 
     def decoder(self, *, use_past: bool) -> Decoder:
         """The decoder; it always keeps keys and values, which gives the same answers in less time."""
+        return self.fused()
+
+    def fused(self) -> FusedDecoder:
+        """The decoder with its own methods."""
         if self._decoder is None:
             logger.info("decoding with the network kernel, level %s, weights %s", kernels_in_use(), self.weights.form)
             self._decoder = FusedDecoder(self.weights)
