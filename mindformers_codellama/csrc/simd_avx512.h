@@ -8,8 +8,10 @@ namespace codellama::CODELLAMA_LEVEL {
 struct Vec {
   __m512 v;
 };
+// int32 lanes as the compiler's own type: passing them through __m512i costs copies of registers in loops.
+using Lanes = int32_t __attribute__((vector_size(64)));
 struct Int {
-  __m512i v;
+  Lanes v;
 };
 
 inline __mmask16 first_lanes(int count) { return static_cast<__mmask16>((1u << count) - 1u); }
@@ -56,10 +58,10 @@ inline Vec power_of_two(Vec n) {
   return {_mm512_castsi512_ps(_mm512_slli_epi32(_mm512_add_epi32(_mm512_cvtps_epi32(n.v), _mm512_set1_epi32(127)), 23))};
 }
 
-inline Int zero_int() { return {_mm512_setzero_si512()}; }
-inline Int broadcast_int(int32_t x) { return {_mm512_set1_epi32(x)}; }
-inline Int operator+(Int a, Int b) { return {_mm512_add_epi32(a.v, b.v)}; }
-inline Vec to_float(Int a) { return {_mm512_cvtepi32_ps(a.v)}; }
+inline Int zero_int() { return {reinterpret_cast<Lanes>(_mm512_setzero_si512())}; }
+inline Int broadcast_int(int32_t x) { return {reinterpret_cast<Lanes>(_mm512_set1_epi32(x))}; }
+inline Int operator+(Int a, Int b) { return {a.v + b.v}; }
+inline Vec to_float(Int a) { return {_mm512_cvtepi32_ps(reinterpret_cast<__m512i>(a.v))}; }
 
 // c[i] + a[2i] * b[0] + a[2i + 1] * b[1]: 16 pairs of bf16 times one pair, in fp32.
 inline Vec dot_pairs(Vec c, const Bfloat16* a, const Bfloat16* b) {
@@ -69,10 +71,10 @@ inline Vec dot_pairs(Vec c, const Bfloat16* a, const Bfloat16* b) {
 }
 
 // To the nearest integer, ties to even; of values within int32.
-inline Int nearest_int(Vec a) { return {_mm512_cvtps_epi32(a.v)}; }
-inline int32_t sum(Int a) { return _mm512_reduce_add_epi32(a.v); }
+inline Int nearest_int(Vec a) { return {reinterpret_cast<Lanes>(_mm512_cvtps_epi32(a.v))}; }
+inline int32_t sum(Int a) { return _mm512_reduce_add_epi32(reinterpret_cast<__m512i>(a.v)); }
 // The low byte of each lane; of values within int8.
-inline void store_bytes(int8_t* p, Int a) { _mm_storeu_si128(reinterpret_cast<__m128i*>(p), _mm512_cvtepi32_epi8(a.v)); }
+inline void store_bytes(int8_t* p, Int a) { _mm_storeu_si128(reinterpret_cast<__m128i*>(p), _mm512_cvtepi32_epi8(reinterpret_cast<__m512i>(a.v))); }
 
 // 64 packed weights of 16 rows and 4 columns, in the order [16][4].
 struct Bytes {
@@ -87,11 +89,11 @@ inline __m512i broadcast_four(const int8_t* p) {
   return _mm512_set1_epi32(four);
 }
 // What a sum of dot_bytes (or dot_nibbles) over a group begins with, given the sum of the inputs of the group.
-inline Int start_bytes(int32_t sum) { return {_mm512_set1_epi32(-128 * sum)}; }
-inline Int start_nibbles(int32_t sum) { return {_mm512_set1_epi32(-8 * sum)}; }
+inline Int start_bytes(int32_t sum) { return {reinterpret_cast<Lanes>(_mm512_set1_epi32(-128 * sum))}; }
+inline Int start_nibbles(int32_t sum) { return {reinterpret_cast<Lanes>(_mm512_set1_epi32(-8 * sum))}; }
 // c[i] + the sum over 4 columns of (w[i][j] - 128) * x[j], once start_bytes is in c. dot_nibbles: w[i][j] - 8.
-inline Int dot_bytes(Int c, Bytes w, const int8_t* x) { return {_mm512_dpbusd_epi32(c.v, w.v, broadcast_four(x))}; }
-inline Int dot_nibbles(Int c, Bytes w, const int8_t* x) { return {_mm512_dpbusd_epi32(c.v, w.v, broadcast_four(x))}; }
+inline Int dot_bytes(Int c, Bytes w, const int8_t* x) { return {reinterpret_cast<Lanes>(_mm512_dpbusd_epi32(reinterpret_cast<__m512i>(c.v), w.v, broadcast_four(x)))}; }
+inline Int dot_nibbles(Int c, Bytes w, const int8_t* x) { return {reinterpret_cast<Lanes>(_mm512_dpbusd_epi32(reinterpret_cast<__m512i>(c.v), w.v, broadcast_four(x)))}; }
 
 // Lane i of the result holds the bits of bf16(even[i]) below those of bf16(odd[i]): a pair for dot_pairs.
 inline Vec interleave_bfloat16(Vec even, Vec odd) {

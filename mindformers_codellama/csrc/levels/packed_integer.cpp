@@ -7,42 +7,78 @@ namespace {
 struct Int8 {
   static constexpr int kColumns = 4;  // of 64 bytes of weights
   static constexpr int kAhead = 2;    // groups asked for before they are needed
+  static constexpr int kParts = 1;    // dots of 4 columns in 64 bytes
   static Int start(int32_t sum) { return start_bytes(sum); }
-  template <int Rows, int Tiles>
-  static void add(Int (&sums)[Rows][Tiles], const uint8_t* const* w, int64_t offset, const int8_t* x, int64_t stride) {
-    Bytes weights[Tiles];
-#pragma GCC unroll 4
-    for (int t = 0; t < Tiles; ++t) weights[t] = load_bytes(w[t] + offset);
-#pragma GCC unroll 16
-    for (int r = 0; r < Rows; ++r) {
-#pragma GCC unroll 4
-      for (int t = 0; t < Tiles; ++t) sums[r][t] = dot_bytes(sums[r][t], weights[t], x + r * stride);
-    }
-  }
+  static Int dot(Int sum, Bytes w, const int8_t* x) { return dot_bytes(sum, w, x); }
+  static Bytes part(Bytes w, int) { return w; }
 };
 
 struct Int4 {
   static constexpr int kColumns = 8;
   static constexpr int kAhead = 4;
+  static constexpr int kParts = 2;
   static Int start(int32_t sum) { return start_nibbles(sum); }
-  template <int Rows, int Tiles>
-  static void add(Int (&sums)[Rows][Tiles], const uint8_t* const* w, int64_t offset, const int8_t* x, int64_t stride) {
-    Bytes low[Tiles], high[Tiles];
+  static Int dot(Int sum, Bytes w, const int8_t* x) { return dot_nibbles(sum, w, x); }
+  static Bytes part(Bytes w, int index) { return index == 0 ? low_nibbles(w) : high_nibbles(w); }
+};
+
+// One group of Tiles tiles: weights and scales of each, and what to ask for meanwhile.
+template <int Tiles>
+struct GroupOfTiles {
+  const uint8_t* w[Tiles];
+  const uint8_t* ahead[Tiles];
+  const Bfloat16* scales[Tiles];
+};
+
+// The inputs of one group: bytes `stride` apart; scales and sums `groups` apart.
+struct GroupOfInputs {
+  const int8_t* bytes;
+  int64_t stride;
+  const float* scales;
+  const int32_t* sums;
+  int64_t groups;
+};
+
+// totals [Rows][Tiles][16] += float(dot) * (weight scale * input scale) of one group.
+// Not inlined: the totals stay in memory between groups and all registers are there for the integers.
+template <class Width, int Rows, int Tiles>
+__attribute__((noinline)) void add_group(const GroupOfTiles<Tiles>& tiles, const GroupOfInputs& x, int64_t bytes, float* totals) {
+  Int sums[Rows][Tiles];
+#pragma GCC unroll 16
+  for (int r = 0; r < Rows; ++r) {
+#pragma GCC unroll 4
+    for (int t = 0; t < Tiles; ++t) sums[r][t] = Width::start(x.sums[r * x.groups]);
+  }
+  const int8_t* inputs = x.bytes;
+  for (int64_t offset = 0; offset < bytes; offset += 64) {
+    Bytes weights[Tiles];
 #pragma GCC unroll 4
     for (int t = 0; t < Tiles; ++t) {
-      const Bytes both = load_bytes(w[t] + offset);
-      low[t] = low_nibbles(both);
-      high[t] = high_nibbles(both);
+      prefetch(tiles.ahead[t] + offset);
+      weights[t] = load_bytes(tiles.w[t] + offset);
     }
+#pragma GCC unroll 2
+    for (int part = 0; part < Width::kParts; ++part, inputs += 4) {
+      Bytes parts[Tiles];
+#pragma GCC unroll 4
+      for (int t = 0; t < Tiles; ++t) parts[t] = Width::part(weights[t], part);
 #pragma GCC unroll 16
-    for (int r = 0; r < Rows; ++r) {
+      for (int r = 0; r < Rows; ++r) {
 #pragma GCC unroll 4
-      for (int t = 0; t < Tiles; ++t) sums[r][t] = dot_nibbles(sums[r][t], low[t], x + r * stride);
-#pragma GCC unroll 4
-      for (int t = 0; t < Tiles; ++t) sums[r][t] = dot_nibbles(sums[r][t], high[t], x + r * stride + 4);
+        for (int t = 0; t < Tiles; ++t) sums[r][t] = Width::dot(sums[r][t], parts[t], inputs + r * x.stride);
+      }
     }
   }
-};
+#pragma GCC unroll 4
+  for (int t = 0; t < Tiles; ++t) {
+    const Vec scale = load(tiles.scales[t]);
+#pragma GCC unroll 16
+    for (int r = 0; r < Rows; ++r) {
+      float* total = totals + (r * Tiles + t) * kLanes;
+      store(total, load(total) + to_float(sums[r][t]) * (scale * broadcast(x.scales[r * x.groups])));
+    }
+  }
+}
 
 template <class Width, int Rows>
 struct IntegerKernel {
@@ -54,50 +90,32 @@ struct IntegerKernel {
     const int64_t groups = padded_columns(a.form, a.columns, a.group) / a.group;
     const int64_t group_bytes = a.group / Width::kColumns * 64;
     const auto* values = static_cast<const uint8_t*>(m.values);
-    const uint8_t* w[kTiles];
+    GroupOfTiles<kTiles> tiles;
     const uint8_t* after[kTiles];
-    const Bfloat16* scales[kTiles];
     for (int t = 0; t < kTiles; ++t) {
       const int64_t there = t < block.left ? t : block.left - 1;
-      w[t] = values + (block.tile + there) * groups * group_bytes;
+      tiles.w[t] = values + (block.tile + there) * groups * group_bytes;
       after[t] = values + (block.after + there < block.product.end ? block.after + there : block.after) * groups * group_bytes;
-      scales[t] = m.scales + (block.tile + there) * groups * kLanes;
+      tiles.scales[t] = m.scales + (block.tile + there) * groups * kLanes;
     }
-    const int8_t* x = a.bytes + block.row * a.stride;
-    const float* x_scales = a.scales + block.row * groups;
-    const int32_t* x_sums = a.sums + block.row * groups;
-    Vec totals[Rows][kTiles];
-    for (auto& row : totals) {
-      for (Vec& total : row) total = zero();
-    }
+    GroupOfInputs x = {a.bytes + block.row * a.stride, a.stride, a.scales + block.row * groups, a.sums + block.row * groups, groups};
+    alignas(64) float totals[Rows * kTiles * kLanes] = {};
     for (int64_t g = 0; g < groups; ++g) {
-      Int sums[Rows][kTiles];
-#pragma GCC unroll 16
-      for (int r = 0; r < Rows; ++r) {
-#pragma GCC unroll 4
-        for (int t = 0; t < kTiles; ++t) sums[r][t] = Width::start(x_sums[r * groups + g]);
-      }
-      const bool is_inside = g + Width::kAhead < groups;
-      for (int64_t offset = 0; offset < group_bytes; offset += 64, x += Width::kColumns) {
-#pragma GCC unroll 4
-        for (int t = 0; t < kTiles; ++t) {
-          prefetch(is_inside ? w[t] + Width::kAhead * group_bytes + offset : after[t] + offset);
-        }
-        Width::add(sums, w, offset, x, a.stride);
-      }
-#pragma GCC unroll 4
+      const int64_t beyond = g + Width::kAhead - groups;
       for (int t = 0; t < kTiles; ++t) {
-        if (!is_inside) after[t] += group_bytes;
-        w[t] += group_bytes;
-        const Vec scale = load(scales[t] + g * kLanes);
-#pragma GCC unroll 16
-        for (int r = 0; r < Rows; ++r) {
-          totals[r][t] = totals[r][t] + to_float(sums[r][t]) * (scale * broadcast(x_scales[r * groups + g]));
-        }
+        tiles.ahead[t] = beyond < 0 ? tiles.w[t] + Width::kAhead * group_bytes : after[t] + (beyond < groups ? beyond : 0) * group_bytes;
       }
+      add_group<Width, Rows, kTiles>(tiles, x, group_bytes, totals);
+      for (int t = 0; t < kTiles; ++t) {
+        tiles.w[t] += group_bytes;
+        tiles.scales[t] += kLanes;
+      }
+      x.bytes += a.group;
+      ++x.scales;
+      ++x.sums;
     }
     for (int t = 0; t < kTiles && t < block.left; ++t) {
-      for (int r = 0; r < Rows; ++r) store_tile(block.product, block.row + r, block.tile + t, totals[r][t]);
+      for (int r = 0; r < Rows; ++r) store_tile(block.product, block.row + r, block.tile + t, load(totals + (r * kTiles + t) * kLanes));
     }
   }
 };
