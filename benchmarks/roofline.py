@@ -60,12 +60,12 @@ def draw(samples: Samples, path: Path) -> bool:
         return False
     read = statistics.median(readings)
     figure, axes = pyplot.subplots(figsize=(7.5, 5))
-    low, high = 0.5 * min(x for *_, x, _ in found), 3 * max(x for *_, x, _ in found)
     tops = {form: statistics.median(samples.machine(name)) for form, name in ROOFS.items() if any(samples.machine(name))}
+    bend = max(tops.values(), default=read) / read
+    low, high = 0.5 * min(x for *_, x, _ in found), max(3 * max(x for *_, x, _ in found), 3 * bend)
     for form, top in tops.items():
         axes.plot([max(low, top / read), high], [top, top], color="black", linewidth=0.8)
         axes.text(high, top, f"{form} ", ha="right", va="bottom", fontsize=7)
-    bend = max(tops.values(), default=read * high) / read
     axes.plot([low, bend], [read * low, read * bend], color="black", linewidth=0.8)
     axes.text(low * 1.1, read * low * 1.4, f"{read / 1e9:.0f} GB/s", fontsize=7, rotation=35)
     for engine, (mark, colour) in MARKS.items():
