@@ -9,9 +9,9 @@ struct Vec {
   __m512 v;
 };
 // int32 lanes as the compiler's own type: passing them through __m512i costs copies of registers in loops.
-using Lanes = int32_t __attribute__((vector_size(64)));
+using Int32s = int32_t __attribute__((vector_size(64)));
 struct Int {
-  Lanes v;
+  Int32s v;
 };
 
 inline __mmask16 first_lanes(int count) { return static_cast<__mmask16>((1u << count) - 1u); }
@@ -58,8 +58,8 @@ inline Vec power_of_two(Vec n) {
   return {_mm512_castsi512_ps(_mm512_slli_epi32(_mm512_add_epi32(_mm512_cvtps_epi32(n.v), _mm512_set1_epi32(127)), 23))};
 }
 
-inline Int zero_int() { return {reinterpret_cast<Lanes>(_mm512_setzero_si512())}; }
-inline Int broadcast_int(int32_t x) { return {reinterpret_cast<Lanes>(_mm512_set1_epi32(x))}; }
+inline Int zero_int() { return {reinterpret_cast<Int32s>(_mm512_setzero_si512())}; }
+inline Int broadcast_int(int32_t x) { return {reinterpret_cast<Int32s>(_mm512_set1_epi32(x))}; }
 inline Int operator+(Int a, Int b) { return {a.v + b.v}; }
 inline Vec to_float(Int a) { return {_mm512_cvtepi32_ps(reinterpret_cast<__m512i>(a.v))}; }
 
@@ -71,7 +71,7 @@ inline Vec dot_pairs(Vec c, const Bfloat16* a, const Bfloat16* b) {
 }
 
 // To the nearest integer, ties to even; of values within int32.
-inline Int nearest_int(Vec a) { return {reinterpret_cast<Lanes>(_mm512_cvtps_epi32(a.v))}; }
+inline Int nearest_int(Vec a) { return {reinterpret_cast<Int32s>(_mm512_cvtps_epi32(a.v))}; }
 inline int32_t sum(Int a) { return _mm512_reduce_add_epi32(reinterpret_cast<__m512i>(a.v)); }
 // The low byte of each lane; of values within int8.
 inline void store_bytes(int8_t* p, Int a) { _mm_storeu_si128(reinterpret_cast<__m128i*>(p), _mm512_cvtepi32_epi8(reinterpret_cast<__m512i>(a.v))); }
@@ -89,11 +89,11 @@ inline __m512i broadcast_four(const int8_t* p) {
   return _mm512_set1_epi32(four);
 }
 // What a sum of dot_bytes (or dot_nibbles) over a group begins with, given the sum of the inputs of the group.
-inline Int start_bytes(int32_t sum) { return {reinterpret_cast<Lanes>(_mm512_set1_epi32(-128 * sum))}; }
-inline Int start_nibbles(int32_t sum) { return {reinterpret_cast<Lanes>(_mm512_set1_epi32(-8 * sum))}; }
+inline Int start_bytes(int32_t sum) { return {reinterpret_cast<Int32s>(_mm512_set1_epi32(-128 * sum))}; }
+inline Int start_nibbles(int32_t sum) { return {reinterpret_cast<Int32s>(_mm512_set1_epi32(-8 * sum))}; }
 // c[i] + the sum over 4 columns of (w[i][j] - 128) * x[j], once start_bytes is in c. dot_nibbles: w[i][j] - 8.
-inline Int dot_bytes(Int c, Bytes w, const int8_t* x) { return {reinterpret_cast<Lanes>(_mm512_dpbusd_epi32(reinterpret_cast<__m512i>(c.v), w.v, broadcast_four(x)))}; }
-inline Int dot_nibbles(Int c, Bytes w, const int8_t* x) { return {reinterpret_cast<Lanes>(_mm512_dpbusd_epi32(reinterpret_cast<__m512i>(c.v), w.v, broadcast_four(x)))}; }
+inline Int dot_bytes(Int c, Bytes w, const int8_t* x) { return {reinterpret_cast<Int32s>(_mm512_dpbusd_epi32(reinterpret_cast<__m512i>(c.v), w.v, broadcast_four(x)))}; }
+inline Int dot_nibbles(Int c, Bytes w, const int8_t* x) { return {reinterpret_cast<Int32s>(_mm512_dpbusd_epi32(reinterpret_cast<__m512i>(c.v), w.v, broadcast_four(x)))}; }
 
 // Lane i of the result holds the bits of bf16(even[i]) below those of bf16(odd[i]): a pair for dot_pairs.
 inline Vec interleave_bfloat16(Vec even, Vec odd) {
