@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from mindformers_codellama.config.fields import check_fields, key
+from mindformers_codellama.config.kernels_key import KERNELS
 from mindformers_codellama.config.sections_callbacks import Callback, CheckpointMonitor, LossMonitor, ObsMonitor, SummaryMonitor
 from mindformers_codellama.config.sections_data import DataLoaderSection, DatasetSection, DatasetTaskSection
 from mindformers_codellama.config.sections_model import ArchSection, LlamaSettings, ModelSection
@@ -38,7 +39,6 @@ from mindformers_codellama.config.sections_training import (
 RUN_MODES = ("train", "finetune", "eval", "predict", "export")
 ENGINES = ("native", "mindformers")
 WEIGHT_FORMS = ("auto", "float32", "bfloat16", "int8", "int4")
-KERNELS = ("auto", "off", "portable", "avx2", "avx512", "neon")
 
 __all__ = [
     "ENGINES",

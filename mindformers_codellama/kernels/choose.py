@@ -7,18 +7,16 @@ there is one warning, and everything is computed with plain MindSpore operators.
 from __future__ import annotations
 
 import logging
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
-from mindformers_codellama.config.sections import KERNELS
+from mindformers_codellama.config.kernels_key import VARIABLE, asked_for
 from mindformers_codellama.errors import ConfigError, EnvironmentFault
 from mindformers_codellama.kernels import library
 from mindformers_codellama.runtime.cores import usable_cores
 
-VARIABLE = "CODELLAMA_KERNELS"
-"""Environment variable that wins over the key `kernels`."""
+__all__ = ["VARIABLE", "asked_for", "choose_kernels", "kernels_in_use", "plain_operators"]
 
 logger = logging.getLogger(__name__)
 
@@ -82,19 +80,6 @@ def plain_operators() -> Iterator[None]:
         yield
     finally:
         _PROCESS.plain -= 1
-
-
-def asked_for(key: str) -> tuple[str, str]:
-    """Who decides (the key or the variable), and the word.
-
-    Raises:
-        ConfigError: a word that is none of `KERNELS`.
-    """
-    named = os.environ.get(VARIABLE, "").strip().lower()
-    where, wanted = (VARIABLE, named) if named else ("kernels", key)
-    if wanted not in KERNELS:
-        raise ConfigError(where, f"got {wanted!r}.", fix=f"one of {', '.join(KERNELS)}.")
-    return where, wanted
 
 
 def _use(where: str, wanted: str) -> str | None:

@@ -8,23 +8,17 @@ from __future__ import annotations
 
 import mindspore as ms
 
+from mindformers_codellama.config.kernels_key import FLOAT32_TYPES, fits_kernels
 from mindformers_codellama.config.model_config import ModelConfig
 from mindformers_codellama.errors import CodeLlamaError, ConfigError
 from mindformers_codellama.kernels.choose import kernels_in_use
 from mindformers_codellama.kernels.library import load_library
 from mindformers_codellama.runtime.context import current_device
-from mindformers_codellama.runtime.dtypes import KERNEL_TYPES, dtype_findings, mindspore_dtype
+from mindformers_codellama.runtime.dtypes import dtype_findings, mindspore_dtype
 
 FUSED_OPERATORS: dict[str, tuple[str, ...]] = {
     "RmsNorm": ("Ascend",),
 }
-FLOAT32_KEYS = {
-    "layernorm_compute_dtype": "layernorm_compute_type",
-    "softmax_compute_dtype": "softmax_compute_type",
-    "rotary_dtype": "rotary_dtype",
-    "param_init_dtype": "param_init_type",
-}
-"""What must be float32 for the kernels, whatever `compute_dtype` is; our name to the YAML's."""
 
 
 def has_operator(name: str) -> bool:
@@ -33,12 +27,8 @@ def has_operator(name: str) -> bool:
 
 
 def uses_kernels(config: ModelConfig) -> bool:
-    """Whether Cells of this model that are built now compute with the C++ kernels: they are there, and its types fit them.
-
-    They have no biases, which no Code Llama or Llama 2 has.
-    """
-    types_fit = config.compute_dtype in KERNEL_TYPES and all(getattr(config, key) == "float32" for key in FLOAT32_KEYS)
-    return types_fit and not config.qkv_has_bias and current_device() == "CPU" and kernels_in_use() is not None and _has("AdamStep")
+    """Whether Cells of this model that are built now compute with the C++ kernels: they are there, and fit it."""
+    return fits_kernels(config) and current_device() == "CPU" and kernels_in_use() is not None and _has("AdamStep")
 
 
 def _has(name: str) -> bool:
@@ -65,6 +55,6 @@ def kernel_findings(config: ModelConfig) -> list[CodeLlamaError]:
             f"got {getattr(config, key)!r}; with compute_dtype: bfloat16 on the CPU only float32 is possible.",
             fix="write float32.",
         )
-        for key, name in FLOAT32_KEYS.items()
+        for key, name in FLOAT32_TYPES.items()
         if getattr(config, key) != "float32"
     ]

@@ -19,8 +19,6 @@ UNSUPPORTED: dict[tuple[str, str], str] = {
     ("CPU", "bfloat16"): "MindSpore's CPU backend has no bfloat16 matrix product, gather or softmax",
 }
 """(device, type) to the reason it is refused; measured on MindSpore 2.9 and 2.10."""
-KERNEL_TYPES = ("float32", "bfloat16")
-"""Types of `compute_dtype` the C++ kernels compute with; everything else about such a network is float32."""
 
 
 def mindspore_dtype(name: str) -> ms.Type:

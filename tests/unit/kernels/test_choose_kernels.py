@@ -4,6 +4,7 @@ import logging
 
 import pytest
 
+from mindformers_codellama.config.kernels_key import VARIABLE
 from mindformers_codellama.config.read import read_run
 from mindformers_codellama.errors import ConfigError, EnvironmentFault
 from mindformers_codellama.kernels import choose, library
@@ -12,7 +13,7 @@ from mindformers_codellama.kernels import choose, library
 @pytest.fixture(autouse=True)
 def _fresh(monkeypatch):
     """A process in which nobody has chosen; level and threads are put back."""
-    monkeypatch.delenv(choose.VARIABLE, raising=False)
+    monkeypatch.delenv(VARIABLE, raising=False)
     monkeypatch.setattr(choose, "_PROCESS", choose._Process())
     try:
         level = library.current_level()
@@ -55,9 +56,9 @@ def test_auto_leaves_a_level_that_somebody_else_chose():
 
 
 def test_the_environment_wins_over_the_key(monkeypatch):
-    monkeypatch.setenv(choose.VARIABLE, "off")
+    monkeypatch.setenv(VARIABLE, "off")
     assert choose.choose_kernels("portable") is None
-    monkeypatch.setenv(choose.VARIABLE, "fast")
+    monkeypatch.setenv(VARIABLE, "fast")
     with pytest.raises(ConfigError, match="CODELLAMA_KERNELS: got 'fast'. Fix: one of auto, off, portable, avx2, avx512, neon."):
         choose.choose_kernels("auto")
 
