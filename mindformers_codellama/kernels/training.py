@@ -43,10 +43,9 @@ class KernelNorm(nn.Cell):
         super().__init__()
         self.eps = ms.Tensor([eps], ms.float32)
         self.copies = copies
-        name = "Bfloat16" if output == ms.bfloat16 else ""
-        self.forward = kernel_operator(f"TrainNorm{name}", lambda x, weight, eps: x, lambda x, weight, eps: output)
+        self.forward = kernel_operator("RmsNorm", lambda x, weight, eps: x, lambda x, weight, eps: output)
         self.backward = kernel_operator(
-            "TrainNormGrad", lambda x, weight, *rest: (x, weight), lambda x, weight, *rest: (ms.float32, ms.float32)
+            "RmsNormGrad", lambda x, weight, *rest: (x, weight), lambda x, weight, *rest: (ms.float32, ms.float32)
         )
 
     def construct(self, x: ms.Tensor, weight_D: ms.Tensor) -> ms.Tensor | tuple[ms.Tensor, ...]:

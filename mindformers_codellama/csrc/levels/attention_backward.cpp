@@ -16,14 +16,14 @@ struct BackwardScratch {
 // Factors of all keys of a head: k and v as left factors [positions][head steps], k again as left factor [padded][position steps].
 template <class T>
 struct KeyFactors {
-  Lanes<T> keys, turned_keys, values;
+  LaneMatrix<T> keys, turned_keys, values;
 };
 
 // Factors of all queries of a head, block after block: q and do as right factors [head steps][kBlock], and again as right
 // factors [kBlock steps][padded]; delta and the logarithms of sums (in units of log 2) of every query.
 template <class T>
 struct QueryFactors {
-  Lanes<T> query, query_pairs, grad, grad_pairs;
+  LaneMatrix<T> query, query_pairs, grad, grad_pairs;
   float* delta;
   float* lse;
 };
@@ -35,26 +35,26 @@ KeyFactors<T> prepare_keys(const AttentionCall& call, const Heads<T>& heads, con
                          {scratch.turned_keys.get<T>(positions * heads.padded), positions / kValuesPerLane<T>},
                          {scratch.values.get<T>(positions * heads.padded), heads.head_steps()}};
   float* block = scratch.block.get<float>(kBlock * heads.padded);
-  const Lanes<T> pairs{scratch.pairs.get<T>(kBlock * heads.padded), heads.padded};
+  const LaneMatrix<T> pairs{scratch.pairs.get<T>(kBlock * heads.padded), heads.padded};
   for (int64_t j = task.key_begin; j < task.key_end; ++j) {
     read_block(heads.key(static_cast<const T*>(call.k), j), heads.key_stride(), heads.valid(j), heads.width, heads.padded, block);
     turn_block(block, heads.valid(j), heads.width, heads.padded, call.table, heads.positions(j), 1.0f);
-    put_rows(block, kBlock, heads.padded, Lanes<T>{to.keys.at(j * kBlock, 0), to.keys.stride});
+    put_rows(block, kBlock, heads.padded, LaneMatrix<T>{to.keys.at(j * kBlock, 0), to.keys.stride});
     put_row_pairs(block, kBlock, heads.padded, pairs);
     transpose_lanes(pairs, Heads<T>::kBlockSteps, heads.padded,
-                    Lanes<T>{to.turned_keys.at(0, j * Heads<T>::kBlockSteps), to.turned_keys.stride});
+                    LaneMatrix<T>{to.turned_keys.at(0, j * Heads<T>::kBlockSteps), to.turned_keys.stride});
     read_block(heads.key(static_cast<const T*>(call.v), j), heads.key_stride(), heads.valid(j), heads.width, heads.padded, block);
-    put_rows(block, kBlock, heads.padded, Lanes<T>{to.values.at(j * kBlock, 0), to.values.stride});
+    put_rows(block, kBlock, heads.padded, LaneMatrix<T>{to.values.at(j * kBlock, 0), to.values.stride});
   }
   return to;
 }
 
 // A block of queries, or of gradients of o, as both right factors.
 template <class T>
-void put_query_block(const float* block, const Heads<T>& heads, int64_t i, Lanes<T> rows, Lanes<T> to, Lanes<T> pairs_to) {
+void put_query_block(const float* block, const Heads<T>& heads, int64_t i, LaneMatrix<T> rows, LaneMatrix<T> to, LaneMatrix<T> pairs_to) {
   put_rows(block, kBlock, heads.padded, rows);
-  transpose_lanes(rows, kBlock, heads.head_steps(), Lanes<T>{to.at(i * heads.head_steps(), 0), to.stride});
-  put_row_pairs(block, kBlock, heads.padded, Lanes<T>{pairs_to.at(i * Heads<T>::kBlockSteps, 0), pairs_to.stride});
+  transpose_lanes(rows, kBlock, heads.head_steps(), LaneMatrix<T>{to.at(i * heads.head_steps(), 0), to.stride});
+  put_row_pairs(block, kBlock, heads.padded, LaneMatrix<T>{pairs_to.at(i * Heads<T>::kBlockSteps, 0), pairs_to.stride});
 }
 
 template <class T>
@@ -69,7 +69,7 @@ QueryFactors<T> prepare_queries(const AttentionCall& call, const Heads<T>& heads
                            scratch.lse.get<float>(heads.blocks * kBlock)};
   float* block = scratch.block.get<float>(kBlock * heads.padded);
   float* other = scratch.other.get<float>(kBlock * heads.padded);
-  const Lanes<T> rows{scratch.pairs.get<T>(kBlock * heads.padded), heads.head_steps()};
+  const LaneMatrix<T> rows{scratch.pairs.get<T>(kBlock * heads.padded), heads.head_steps()};
   for (int64_t i = task.query_begin; i < task.query_end; ++i) {
     const int64_t valid = heads.valid(i), stride = heads.query_stride();
     read_block(heads.query(static_cast<const T*>(call.q), member, i), stride, valid, heads.width, heads.padded, block);
@@ -92,7 +92,7 @@ QueryFactors<T> prepare_queries(const AttentionCall& call, const Heads<T>& heads
 // factor [key steps][query].
 template <class T>
 struct ScoreFactors {
-  Lanes<T> weights, score_rows, score_pairs;
+  LaneMatrix<T> weights, score_rows, score_pairs;
 };
 
 // Weights and gradients of scores of one block; `mask` is null when all is visible.
@@ -128,24 +128,24 @@ void add_block(const Heads<T>& heads, const AttentionTask& task, const KeyFactor
                const float* mask, BackwardScratch& scratch, const Sums& sums) {
   float* scores = scratch.scores.get<float>(kBlock * kBlock);
   float* grad_weights = scratch.grad_scores.get<float>(kBlock * kBlock);
-  const Lanes<T> pairs{scratch.score_pairs.get<T>(kBlock * kBlock), kBlock};
+  const LaneMatrix<T> pairs{scratch.score_pairs.get<T>(kBlock * kBlock), kBlock};
   // of float32 both layouts are the same
-  const Lanes<T> rows = kValuesPerLane<T> > 1 ? Lanes<T>{scratch.score_rows.get<T>(kBlock * kBlock), Heads<T>::kBlockSteps} : pairs;
+  const LaneMatrix<T> rows = kValuesPerLane<T> > 1 ? LaneMatrix<T>{scratch.score_rows.get<T>(kBlock * kBlock), Heads<T>::kBlockSteps} : pairs;
   const ScoreFactors<T> made{{scratch.weights.get<T>(kBlock * kBlock), Heads<T>::kBlockSteps}, rows, pairs};
   const int64_t steps = heads.head_steps(), padded = heads.padded;
-  const Lanes<T> q{query.query.at(i * steps, 0), kBlock}, grad{query.grad.at(i * steps, 0), kBlock};
-  block_product(Lanes<T>{key.keys.at(j * kBlock, 0), steps}, q, kBlock, kBlock, steps, scores, kBlock, false);
-  block_product(Lanes<T>{key.values.at(j * kBlock, 0), steps}, grad, kBlock, kBlock, steps, grad_weights, kBlock, false);
+  const LaneMatrix<T> q{query.query.at(i * steps, 0), kBlock}, grad{query.grad.at(i * steps, 0), kBlock};
+  block_product(LaneMatrix<T>{key.keys.at(j * kBlock, 0), steps}, q, kBlock, kBlock, steps, scores, kBlock, false);
+  block_product(LaneMatrix<T>{key.values.at(j * kBlock, 0), steps}, grad, kBlock, kBlock, steps, grad_weights, kBlock, false);
   const float scale = kLog2OfE / std::sqrt(static_cast<float>(heads.width));
   weigh(scores, grad_weights, mask, scale, query.lse + i * kBlock, query.delta + i * kBlock, made);
   if (task.gives_keys) {
-    const Lanes<T> query_pairs{query.query_pairs.at(i * Heads<T>::kBlockSteps, 0), padded};
-    const Lanes<T> grad_pairs{query.grad_pairs.at(i * Heads<T>::kBlockSteps, 0), padded};
+    const LaneMatrix<T> query_pairs{query.query_pairs.at(i * Heads<T>::kBlockSteps, 0), padded};
+    const LaneMatrix<T> grad_pairs{query.grad_pairs.at(i * Heads<T>::kBlockSteps, 0), padded};
     block_product(made.weights, grad_pairs, kBlock, padded, Heads<T>::kBlockSteps, sums.dv + j * kBlock * padded, padded, true);
     block_product(made.score_rows, query_pairs, kBlock, padded, Heads<T>::kBlockSteps, sums.dk + j * kBlock * padded, padded, true);
   }
   if (task.gives_queries) {
-    const Lanes<T> turned{key.turned_keys.at(0, j * Heads<T>::kBlockSteps), key.turned_keys.stride};
+    const LaneMatrix<T> turned{key.turned_keys.at(0, j * Heads<T>::kBlockSteps), key.turned_keys.stride};
     block_product(turned, made.score_pairs, padded, kBlock, Heads<T>::kBlockSteps, sums.dq + i * padded * kBlock, kBlock, true);
   }
 }
@@ -155,8 +155,8 @@ void write_queries(const AttentionCall& call, const Heads<T>& heads, const Atten
   const float scale = 1.0f / std::sqrt(static_cast<float>(heads.width));
   for (int64_t i = task.query_begin; i < task.query_end; ++i) {
     const int64_t valid = heads.valid(i);
-    transpose_lanes(Lanes<float>{const_cast<float*>(dq) + i * heads.padded * kBlock, kBlock}, heads.padded, kBlock,
-                    Lanes<float>{block, heads.padded});
+    transpose_lanes(LaneMatrix<float>{const_cast<float*>(dq) + i * heads.padded * kBlock, kBlock}, heads.padded, kBlock,
+                    LaneMatrix<float>{block, heads.padded});
     turn_block(block, valid, heads.width, heads.padded, call.table, heads.positions(i), -1.0f);
     write_block(block, valid, heads.width, heads.padded, scale, heads.query(static_cast<T*>(call.dq), member, i), heads.query_stride());
   }

@@ -18,25 +18,25 @@ struct Softmax {
 
 // Keys of all blocks as left factor [positions][head steps] and values as left factor [padded][position steps].
 template <class T>
-void prepare_keys(const AttentionCall& call, const Heads<T>& heads, int64_t blocks, ForwardScratch& scratch, Lanes<T> keys, Lanes<T> values) {
+void prepare_keys(const AttentionCall& call, const Heads<T>& heads, int64_t blocks, ForwardScratch& scratch, LaneMatrix<T> keys, LaneMatrix<T> values) {
   float* block = scratch.block.get<float>(kBlock * heads.padded);
-  const Lanes<T> pairs{scratch.pairs.get<T>(kBlock * heads.padded), heads.padded};
+  const LaneMatrix<T> pairs{scratch.pairs.get<T>(kBlock * heads.padded), heads.padded};
   for (int64_t j = 0; j < blocks; ++j) {
     read_block(heads.key(static_cast<const T*>(call.k), j), heads.key_stride(), heads.valid(j), heads.width, heads.padded, block);
     turn_block(block, heads.valid(j), heads.width, heads.padded, call.table, heads.positions(j), 1.0f);
-    put_rows(block, kBlock, heads.padded, Lanes<T>{keys.at(j * kBlock, 0), keys.stride});
+    put_rows(block, kBlock, heads.padded, LaneMatrix<T>{keys.at(j * kBlock, 0), keys.stride});
     read_block(heads.key(static_cast<const T*>(call.v), j), heads.key_stride(), heads.valid(j), heads.width, heads.padded, block);
     put_row_pairs(block, kBlock, heads.padded, pairs);
     // rows of pairs are the steps of a block; 16 of them at a time
-    transpose_lanes(pairs, Heads<T>::kBlockSteps, heads.padded, Lanes<T>{values.at(0, j * Heads<T>::kBlockSteps), values.stride});
+    transpose_lanes(pairs, Heads<T>::kBlockSteps, heads.padded, LaneMatrix<T>{values.at(0, j * Heads<T>::kBlockSteps), values.stride});
   }
 }
 
 // Queries of a block as right factor [head steps][kBlock].
 template <class T>
-void prepare_queries(const AttentionCall& call, const Heads<T>& heads, int64_t member, int64_t i, ForwardScratch& scratch, Lanes<T> query) {
+void prepare_queries(const AttentionCall& call, const Heads<T>& heads, int64_t member, int64_t i, ForwardScratch& scratch, LaneMatrix<T> query) {
   float* block = scratch.block.get<float>(kBlock * heads.padded);
-  const Lanes<T> rows{scratch.pairs.get<T>(kBlock * heads.padded), heads.head_steps()};
+  const LaneMatrix<T> rows{scratch.pairs.get<T>(kBlock * heads.padded), heads.head_steps()};
   read_block(heads.query(static_cast<const T*>(call.q), member, i), heads.query_stride(), heads.valid(i), heads.width, heads.padded, block);
   turn_block(block, heads.valid(i), heads.width, heads.padded, call.table, heads.positions(i), 1.0f);
   put_rows(block, kBlock, heads.padded, rows);
@@ -46,7 +46,7 @@ void prepare_queries(const AttentionCall& call, const Heads<T>& heads, int64_t m
 // One block of keys: scores [key][query] become weights, a right factor [key steps][query]; `mixed` [padded][query] and the
 // sums so far are brought to the new largest scores. `mask` is null when all is visible.
 template <class T>
-void weigh(const float* scores, const float* mask, float scale, Softmax& softmax, Lanes<T> weights, float* mixed, int64_t padded) {
+void weigh(const float* scores, const float* mask, float scale, Softmax& softmax, LaneMatrix<T> weights, float* mixed, int64_t padded) {
   const Vec factor = broadcast(scale);
   for (int64_t s = 0; s < kBlock; s += kLanes) {
     const Vec before = load(softmax.top + s);
@@ -77,8 +77,8 @@ template <class T>
 void finish(const AttentionCall& call, const Heads<T>& heads, int64_t member, int64_t i, const Softmax& softmax, const float* mixed,
             float* block) {
   float* lse = heads.lse(member, i);
-  const Lanes<float> rows{block, heads.padded};
-  transpose_lanes(Lanes<float>{const_cast<float*>(mixed), kBlock}, heads.padded, kBlock, rows);
+  const LaneMatrix<float> rows{block, heads.padded};
+  transpose_lanes(LaneMatrix<float>{const_cast<float*>(mixed), kBlock}, heads.padded, kBlock, rows);
   T* o = heads.query(static_cast<T*>(call.o), member, i);
   for (int64_t s = 0; s < heads.valid(i); ++s) {
     const bool sees = !(softmax.sum[s] <= 0.0f);  // NaN is passed on
@@ -95,10 +95,10 @@ void forward(const AttentionCall& call, const AttentionTask& task) {
   const Visibility visible(call, task.row);
   const int64_t positions = task.query_end * kBlock;
   const float scale = kLog2OfE / std::sqrt(static_cast<float>(heads.width));
-  const Lanes<T> keys{scratch.keys.get<T>(positions * heads.padded), heads.head_steps()};
-  const Lanes<T> values{scratch.values.get<T>(positions * heads.padded), positions / kValuesPerLane<T>};
-  const Lanes<T> query{scratch.query.get<T>(kBlock * heads.padded), kBlock};
-  const Lanes<T> weights{scratch.weights.get<T>(kBlock * kBlock), kBlock};
+  const LaneMatrix<T> keys{scratch.keys.get<T>(positions * heads.padded), heads.head_steps()};
+  const LaneMatrix<T> values{scratch.values.get<T>(positions * heads.padded), positions / kValuesPerLane<T>};
+  const LaneMatrix<T> query{scratch.query.get<T>(kBlock * heads.padded), kBlock};
+  const LaneMatrix<T> weights{scratch.weights.get<T>(kBlock * kBlock), kBlock};
   float* scores = scratch.scores.get<float>(kBlock * kBlock);
   float* mask = scratch.mask.get<float>(kBlock * kBlock);
   float* mixed = scratch.mixed.get<float>(kBlock * heads.padded);
@@ -113,9 +113,9 @@ void forward(const AttentionCall& call, const AttentionTask& task) {
         const Visibility::Answer answer = visible.of(i, j);
         if (answer == Visibility::kNothing) continue;
         if (answer == Visibility::kSome) visible.fill(i, j, mask);
-        block_product(Lanes<T>{keys.at(j * kBlock, 0), keys.stride}, query, kBlock, kBlock, heads.head_steps(), scores, kBlock, false);
+        block_product(LaneMatrix<T>{keys.at(j * kBlock, 0), keys.stride}, query, kBlock, kBlock, heads.head_steps(), scores, kBlock, false);
         weigh(scores, answer == Visibility::kSome ? mask : nullptr, scale, softmax, weights, mixed, heads.padded);
-        block_product(Lanes<T>{values.at(0, j * Heads<T>::kBlockSteps), values.stride}, weights, heads.padded, kBlock,
+        block_product(LaneMatrix<T>{values.at(0, j * Heads<T>::kBlockSteps), values.stride}, weights, heads.padded, kBlock,
                       Heads<T>::kBlockSteps, mixed, kBlock, true);
       }
       finish(call, heads, member, i, softmax, mixed, scratch.block.get<float>(kBlock * heads.padded));

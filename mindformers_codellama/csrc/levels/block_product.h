@@ -27,7 +27,7 @@ inline void store_lanes(void* p, Vec a) { std::memcpy(p, &a, sizeof(a)); }
 
 // A matrix of lanes.
 template <class T>
-struct Lanes {
+struct LaneMatrix {
   T* data;
   int64_t stride;  // lanes from one row to the next
 
@@ -36,7 +36,7 @@ struct Lanes {
 
 // sums [Rows][Vecs * 16] (+)= left [Rows][steps] * right [steps][Vecs * 16], one register tile.
 template <int Rows, int Vecs, class T>
-inline void product_tile(Lanes<T> left, Lanes<T> right, int64_t steps, float* sums, int64_t stride, bool adds) {
+inline void product_tile(LaneMatrix<T> left, LaneMatrix<T> right, int64_t steps, float* sums, int64_t stride, bool adds) {
   Vec c[Rows][Vecs];
 #pragma GCC unroll 16
   for (int row = 0; row < Rows; ++row) {
@@ -67,13 +67,13 @@ inline void product_tile(Lanes<T> left, Lanes<T> right, int64_t steps, float* su
 // sums [rows][columns], rows `stride` apart, (+)= left [rows][steps] * right [steps][columns]; rows is a multiple of
 // kProductRows, columns of 16. Every sum over the steps is made in order and then added, whatever the tile.
 template <class T>
-inline void block_product(Lanes<T> left, Lanes<T> right, int64_t rows, int64_t columns, int64_t steps, float* sums, int64_t stride,
+inline void block_product(LaneMatrix<T> left, LaneMatrix<T> right, int64_t rows, int64_t columns, int64_t steps, float* sums, int64_t stride,
                           bool adds) {
   for (int64_t column = 0; column < columns;) {
     const bool is_wide = column + kProductVecs * kLanes <= columns;
-    const Lanes<T> panel{right.at(0, column), right.stride};
+    const LaneMatrix<T> panel{right.at(0, column), right.stride};
     for (int64_t row = 0; row < rows; row += kProductRows) {
-      const Lanes<T> strip{left.at(row, 0), left.stride};
+      const LaneMatrix<T> strip{left.at(row, 0), left.stride};
       float* to = sums + row * stride + column;
       if (is_wide) {
         product_tile<kProductRows, kProductVecs>(strip, panel, steps, to, stride, adds);
@@ -87,17 +87,17 @@ inline void block_product(Lanes<T> left, Lanes<T> right, int64_t rows, int64_t c
 
 // Writes 16 columns of two rows that follow one another, as a right factor summed over rows has them: `lanes` is that matrix,
 // `row` (even) the first of both.
-inline void store_row_pair(Lanes<float> lanes, int64_t row, int64_t column, Vec even, Vec odd) {
+inline void store_row_pair(LaneMatrix<float> lanes, int64_t row, int64_t column, Vec even, Vec odd) {
   store(lanes.at(row, column), even);
   store(lanes.at(row + 1, column), odd);
 }
-inline void store_row_pair(Lanes<Bfloat16> lanes, int64_t row, int64_t column, Vec even, Vec odd) {
+inline void store_row_pair(LaneMatrix<Bfloat16> lanes, int64_t row, int64_t column, Vec even, Vec odd) {
   store_lanes(lanes.at(row / 2, column), interleave_bfloat16(even, odd));
 }
 
 // block [rows][columns] of floats to a left factor summed over its columns; columns a multiple of 16.
 template <class T>
-inline void put_rows(const float* block, int64_t rows, int64_t columns, Lanes<T> to) {
+inline void put_rows(const float* block, int64_t rows, int64_t columns, LaneMatrix<T> to) {
   for (int64_t row = 0; row < rows; ++row, block += columns) {
     for (int64_t i = 0; i < columns; i += kLanes) store(to.at(row, 0) + i, load(block + i));
   }
@@ -105,7 +105,7 @@ inline void put_rows(const float* block, int64_t rows, int64_t columns, Lanes<T>
 
 // block [rows][columns] of floats to a right factor summed over its rows; rows even, columns a multiple of 16.
 template <class T>
-inline void put_row_pairs(const float* block, int64_t rows, int64_t columns, Lanes<T> to) {
+inline void put_row_pairs(const float* block, int64_t rows, int64_t columns, LaneMatrix<T> to) {
   for (int64_t row = 0; row < rows; row += 2, block += 2 * columns) {
     for (int64_t i = 0; i < columns; i += kLanes) store_row_pair(to, row, i, load(block + i), load(block + columns + i));
   }
@@ -113,7 +113,7 @@ inline void put_row_pairs(const float* block, int64_t rows, int64_t columns, Lan
 
 // to [columns][rows] = from [rows][columns], in lanes; rows is a multiple of 16, columns of 8.
 template <class T>
-inline void transpose_lanes(Lanes<T> from, int64_t rows, int64_t columns, Lanes<T> to) {
+inline void transpose_lanes(LaneMatrix<T> from, int64_t rows, int64_t columns, LaneMatrix<T> to) {
   const int64_t whole = columns / kLanes * kLanes;
   for (int64_t row = 0; row < rows; row += kLanes) {
     for (int64_t column = 0; column < whole; column += kLanes) {
