@@ -30,6 +30,8 @@ NAME = "libcodellama_kernels.so"
 SOURCES = Path(__file__).resolve().parents[1] / "csrc"
 NO_COMPILER = 3
 """Exit code."""
+SHOWN = 20
+"""Lines of what the compiler says against a source."""
 
 FLAGS = (
     "-std=c++17",
@@ -248,7 +250,9 @@ def _compiler_version(compiler: list[str]) -> str:
 def _run(words: list[str]) -> None:
     done = subprocess.run(words, capture_output=True, text=True)  # noqa: S603 - the compiler
     if done.returncode:
-        raise BuildError(f"{shlex.join(words)}\n{done.stderr.strip()}")
+        lines = done.stderr.strip().splitlines()
+        more = [f"... and {len(lines) - SHOWN} lines more"] if len(lines) > SHOWN else []
+        raise BuildError("\n".join((shlex.join(words), *lines[:SHOWN], *more)))
     if done.stderr.strip():
         sys.stderr.write(done.stderr)
 
