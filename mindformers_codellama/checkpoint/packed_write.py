@@ -15,10 +15,12 @@ from mindformers_codellama.checkpoint.packed_layout import EMBEDDING, TILE, Part
 from mindformers_codellama.checkpoint.tensors import LazyTensor
 from mindformers_codellama.config.model_config import ModelConfig
 from mindformers_codellama.errors import EnvironmentFault
+from mindformers_codellama.kernels.choose import asked_for
 from mindformers_codellama.kernels.library import load_library
+from mindformers_codellama.kernels.packed import pack_weights as pack_by_kernels
 from mindformers_codellama.layout.boxes import Box
 from mindformers_codellama.quantization.quantize import PackedMatrix, WeightError, as_float32, not_finite, unpack_weights, weight_error
-from mindformers_codellama.quantization.quantize import pack_weights as pack_matrix
+from mindformers_codellama.quantization.quantize import pack_weights as pack_by_numpy
 
 BLOCK_BYTES = 16 << 20
 """Float32 bytes packed at a time; a block has at least 16 rows."""
@@ -95,12 +97,12 @@ def pack_weights(
 def fastest_packer() -> Packer:
     """The kernels' packing when their library can be used, else numpy's; both give the same bytes."""
     try:
-        load_library()
-        from mindformers_codellama.kernels.packed import pack_weights as pack_by_kernels
-    except (EnvironmentFault, ImportError):
-        return pack_matrix
-
-    return pack_by_kernels
+        if asked_for("auto")[1] != "off":
+            load_library()
+            return pack_by_kernels
+    except EnvironmentFault:
+        pass  # told when the weights are used
+    return pack_by_numpy
 
 
 class _Work:
