@@ -21,7 +21,7 @@ constexpr int64_t kWorkerRows = 112;
 // Rows after which the columns are packed again; bounds the memory of sums.
 constexpr int64_t kMostRows = 4096;
 
-constexpr int64_t kPanelsAtOnce = 4;
+constexpr int64_t kPanelsAtOnce = 8;
 
 int64_t up(int64_t value, int64_t step) { return (value + step - 1) / step * step; }
 int64_t pieces(int64_t count, int64_t size) { return (count + size - 1) / size; }

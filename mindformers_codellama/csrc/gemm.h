@@ -16,16 +16,13 @@ enum class Compute {
 
 // One factor as it lies in memory: rows of `stride` elements, float32 or bfloat16.
 //
-// Its value at (row, column) is x = data[row * stride + column], or, of at most one of these:
-//   x * row_scale[row] * weight[column]   when row_scale is given: a norm made while packing
-//   silu(x) * other[row * stride + column] when other is given (memory like data): a gate made while packing
+// Its value at (row, column) is x = data[row * stride + column], or silu(x) * other[row * stride + column] when `other`
+// (memory like data) is given: the gate of the feed-forward, made while packing.
 struct Operand {
   const void* data = nullptr;
   int64_t stride = 0;
   bool bfloat16 = false;
   bool transposed = false;  // false: the left factor is [M][K] and the right one [K][N] in memory; true: [K][M] and [N][K]
-  const float* row_scale = nullptr;
-  const float* weight = nullptr;
   const void* other = nullptr;
 };
 

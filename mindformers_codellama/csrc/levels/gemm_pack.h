@@ -9,10 +9,8 @@
 
 namespace codellama::CODELLAMA_LEVEL {
 
-enum class Prologue { kNone, kNorm, kGate };
-
-// Reads 16 values of an operand's memory, all of one row, as float32.
-template <class Memory, Prologue prologue>
+// Reads 16 values of an operand, all of one row, as float32.
+template <class Memory, bool gated>
 class Reader {
  public:
   explicit Reader(const Operand& operand) : operand_(operand) {}
@@ -22,8 +20,7 @@ class Reader {
     const int first = static_cast<int>(std::min<int64_t>(count, kLanes));
     const int64_t place = row * operand_.stride + column;
     const Vec x = get(static_cast<const Memory*>(operand_.data) + place, first);
-    if constexpr (prologue == Prologue::kNorm) return x * broadcast(operand_.row_scale[row]) * get(operand_.weight + column, first);
-    if constexpr (prologue == Prologue::kGate) return silu(x) * get(static_cast<const Memory*>(operand_.other) + place, first);
+    if constexpr (gated) return silu(x) * get(static_cast<const Memory*>(operand_.other) + place, first);
     return x;
   }
 
@@ -76,7 +73,7 @@ void pack_rows(const Source& source, const PackPart& part) {
 template <int Width, class T, class Source>
 void pack_columns(const Source& source, const PackPart& part) {
   constexpr int kValues = kValuesPerLane<T>;
-  constexpr int64_t kRowsAtOnce = 32;
+  constexpr int64_t kRowsAtOnce = 8;
   for (int64_t start = part.first_k; start < part.end_k; start += kRowsAtOnce) {
     const int64_t end = std::min(part.end_k, start + kRowsAtOnce);
     for (int64_t panel = part.first_panel; panel < part.end_panel; ++panel) {
@@ -98,9 +95,8 @@ void pack_from(const Source& source, const PackPart& part) {
 template <int Width, class T, class Memory>
 void pack_memory(const PackPart& part) {
   const Operand& operand = *part.operand;
-  if (operand.row_scale != nullptr) return pack_from<Width, T>(Reader<Memory, Prologue::kNorm>(operand), part);
-  if (operand.other != nullptr) return pack_from<Width, T>(Reader<Memory, Prologue::kGate>(operand), part);
-  pack_from<Width, T>(Reader<Memory, Prologue::kNone>(operand), part);
+  if (operand.other != nullptr) return pack_from<Width, T>(Reader<Memory, true>(operand), part);
+  pack_from<Width, T>(Reader<Memory, false>(operand), part);
 }
 
 // Packs panels of `Width` lines for products of T.
