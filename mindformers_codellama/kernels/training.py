@@ -6,6 +6,7 @@ Rules for the graphs built of them on the CPU (MindSpore 2.9 and 2.10, measured)
   what automatic differentiation inserts: when a bfloat16 tensor is read by two operators its two gradients are added by
   `AddN`, which has no bfloat16 kernel. So let every bfloat16 tensor be read once: `KernelNorm(copies=3)` gives three names for
   one output and adds their gradients itself.
+- `Reshape` has none either (in graph mode): shapes stay as they are, every operator here takes any leading dims.
 - A bfloat16 output nobody reads gets a gradient of zeros; do not ask for more copies than are used.
 - float32 tensors may be used freely.
 
@@ -197,10 +198,10 @@ class KernelHeadLoss(nn.Cell):
         """`(loss, ...)`: use the first, a float32 scalar of shape `(1,)`; the others belong to the backward pass.
 
         Args:
-            hidden_XD: float32 or bfloat16, normed.
+            hidden_XD: float32 or bfloat16, normed; `(B, S, D)` does as well.
             head_VD: float32.
-            labels_X: int32; any number where the weight is 0, otherwise in [0, V).
-            weights_X: float32; no gradient goes to them.
+            labels_X: int32, of any shape with X elements; any number where the weight is 0, otherwise in [0, V).
+            weights_X: float32, likewise; no gradient goes to them.
         """
         return self.forward(hidden_XD, head_VD, labels_X, weights_X)
 
