@@ -10,7 +10,6 @@ import pytest
 from mindformers_codellama.errors import EnvironmentFault
 from mindformers_codellama.kernels.library import load_library
 
-torch = pytest.importorskip("torch")
 try:
     load_library()
 except EnvironmentFault as fault:
@@ -89,6 +88,7 @@ def batch():
 
 def reference(net, arrays):
     """Loss and gradients of x, the norms and the head, by torch in float64."""
+    torch = pytest.importorskip("torch")
     x, positions, segments, tokens, labels, weights = arrays
     leaves = [torch.tensor(a.astype(np.float64), requires_grad=True) for a in (x, *(p.asnumpy() for p in parameters(net)))]
     stream, norm_1, norm_2, norm_3, head = leaves
