@@ -1,4 +1,5 @@
-# Sourced by quickstart.sh and test.sh: make a virtual environment once, reuse it while setup.py stays the same.
+# Sourced by quickstart.sh and test.sh: make a virtual environment once, reuse it while setup.py stays the same, and
+# compile the C++ kernels again when their sources changed.
 #
 #   make_environment DIR EXTRAS     creates DIR if needed, installs this checkout with EXTRAS ("" or "[test,lint]"),
 #                                   and puts DIR/bin first on PATH (msrun and the scripts call plain `python`).
@@ -46,4 +47,13 @@ make_environment() {
         }
         printf '%s' "$wanted" >"$stamp"
     fi
+    build_kernels "$root"
+}
+
+# Brings the C++ kernels up to date with their sources; a moment when nothing changed. Without a compiler there is a
+# warning, and plain MindSpore operators are used; a source that does not compile is an error.
+build_kernels() {
+    local code=0
+    python "$1/mindformers_codellama/kernels/build.py" || code=$?
+    [ "$code" -eq 0 ] || [ "$code" -eq 3 ]
 }
