@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import torch
 import transformers
 from random_weights import weights
+from safetensors.torch import load_file
 from shapes import NORM_EPS, ROPE_THETA, Shape
 
 
-def build_model(shape: Shape, positions: int, dtype: torch.dtype) -> transformers.LlamaForCausalLM:
-    """The model with the weights of random_weights.py; made without torch's own initialisation, which takes minutes."""
+def build_model(shape: Shape, positions: int, dtype: torch.dtype, file: Path | None = None) -> transformers.LlamaForCausalLM:
+    """The model with the weights of random_weights.py, read from a file of them or drawn; never with torch's own initialisation."""
     config = transformers.LlamaConfig(
         vocab_size=shape.vocab_size,
         hidden_size=shape.hidden_size,
@@ -25,7 +28,10 @@ def build_model(shape: Shape, positions: int, dtype: torch.dtype) -> transformer
     )
     with torch.device("meta"):
         model = transformers.LlamaForCausalLM(config)
-    values = {weight.name: torch.from_numpy(weight.values()).to(dtype) for weight in weights(shape)}
+    if file is not None:
+        values = {name: value.to(dtype) for name, value in load_file(file).items()}
+    else:
+        values = {weight.name: torch.from_numpy(weight.values()).to(dtype) for weight in weights(shape)}
     model.load_state_dict(values, assign=True)
     # the one buffer that is computed, not loaded
     model.model.rotary_emb = type(model.model.rotary_emb)(config)
@@ -35,9 +41,9 @@ def build_model(shape: Shape, positions: int, dtype: torch.dtype) -> transformer
 class Transformers:
     """One model with a key-value cache, greedy; logits of the last position only."""
 
-    def __init__(self, shape: Shape, form: str, *, positions: int, threads: int) -> None:
+    def __init__(self, shape: Shape, form: str, *, file: Path, positions: int, threads: int) -> None:
         torch.set_num_threads(threads)
-        self.model = build_model(shape, positions, getattr(torch, form)).eval()
+        self.model = build_model(shape, positions, getattr(torch, form), file).eval()
         self.cache = None
 
     @property

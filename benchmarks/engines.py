@@ -6,7 +6,7 @@ from pathlib import Path
 
 from inference_tasks import Engine, OpenEngine
 from jobs import LLAMA_CPP, OURS, PLAIN, TRANSFORMERS, Job, Unavailable
-from shapes import SHAPES, gguf_file
+from shapes import SHAPES, SOURCE, gguf_file, our_folder
 
 
 def opener(job: Job) -> OpenEngine:
@@ -33,7 +33,10 @@ def open_transformers(job: Job, positions: int) -> Engine:
 
     if job.form not in ("float32", "bfloat16"):
         raise Unavailable(f"transformers on CPU has no {job.form} weights of its own")
-    return Transformers(SHAPES[job.shape], job.form, positions=positions, threads=job.threads)
+    file = Path(job.models) / our_folder(job.shape, SOURCE if job.form == "bfloat16" else job.form) / "model.safetensors"
+    if not file.exists():
+        raise Unavailable(f"{file.parent.name} is not in the folder of models")
+    return Transformers(SHAPES[job.shape], job.form, file=file, positions=positions, threads=job.threads)
 
 
 def open_ours(job: Job) -> Engine:

@@ -47,7 +47,7 @@ def packed(values: np.ndarray, kind: gguf.GGMLQuantizationType) -> np.ndarray:
 
 def write_gguf(path: Path, shape: Shape, form: str, *, positions: int = 8192) -> None:
     """Write the file under another name, then give it its own."""
-    unfinished = path.with_suffix(".unfinished")
+    unfinished = path.with_name(f"{path.name}.unfinished")
     writer = gguf.GGUFWriter(unfinished, "llama")
     writer.add_context_length(positions)
     writer.add_embedding_length(shape.hidden_size)

@@ -18,11 +18,9 @@ from pathlib import Path
 import ml_dtypes
 import numpy as np
 from random_weights import weights
-from shapes import FORMS, NORM_EPS, ROPE_THETA, SHAPES, Shape, our_folder
+from shapes import FORMS, NORM_EPS, ROPE_THETA, SHAPES, SOURCE, Shape, our_folder
 
 SCHEMES = {"bfloat16": "bf16", "int8": "w8", "int4": "w4"}
-SOURCE = "source"
-"""A Hugging Face folder in bfloat16, of which the packed forms are made."""
 TYPES = {"float32": ("F32", np.dtype(np.float32)), SOURCE: ("BF16", np.dtype(ml_dtypes.bfloat16))}
 POSITIONS = 8192
 
@@ -59,7 +57,7 @@ def write_folder(path: Path, shape: Shape, form: str) -> None:
         offset += size
     text = json.dumps(header).encode()
     text += b" " * (-len(text) % 8)
-    unfinished = path.with_suffix(".unfinished")
+    unfinished = path.with_name(f"{path.name}.unfinished")
     shutil.rmtree(unfinished, ignore_errors=True)
     unfinished.mkdir(parents=True)
     (unfinished / "config.json").write_text(json.dumps(config_json(shape, form), indent=1), encoding="utf-8")
@@ -87,7 +85,7 @@ def prepare(folder: Path, shape: str, form: str) -> Path:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--shape", choices=SHAPES, required=True)
-    parser.add_argument("--form", choices=FORMS, required=True)
+    parser.add_argument("--form", choices=(*FORMS, SOURCE), required=True)
     parser.add_argument("--folder", type=Path, required=True)
     arguments = parser.parse_args()
     arguments.folder.mkdir(parents=True, exist_ok=True)

@@ -6,16 +6,16 @@ import subprocess
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from jobs import LLAMA_CPP, OURS, PLAIN, Job
+from jobs import LLAMA_CPP, OURS, PLAIN, TRANSFORMERS, Job
 from run_jobs import Pythons
-from shapes import gguf_file, our_folder
+from shapes import SOURCE, gguf_file, our_folder
 
 HERE = Path(__file__).resolve().parent
 
 
 def prepare_models(jobs: Sequence[Job], pythons: Pythons, *, say: Callable[[str], None]) -> None:
     """Write what is missing; a file that cannot be made is told, and its jobs will be shown as not run."""
-    wanted = {(job.engine == LLAMA_CPP, job.shape, job.form, job.models) for job in jobs if needs_files(job)}
+    wanted = {(job.engine == LLAMA_CPP, job.shape, file_form(job), job.models) for job in jobs if needs_files(job)}
     for is_gguf, shape, form, folder in sorted(wanted):
         script = "gguf_files.py" if is_gguf else "our_files.py"
         python = pythons.llama_cpp if is_gguf else pythons.ours
@@ -31,8 +31,13 @@ def prepare_models(jobs: Sequence[Job], pythons: Pythons, *, say: Callable[[str]
 
 
 def needs_files(job: Job) -> bool:
-    """Training and transformers draw their weights in memory."""
-    return job.work != "training" and job.engine in (LLAMA_CPP, OURS, PLAIN)
+    """Training draws its weights in memory."""
+    return job.work != "training" and job.engine in (LLAMA_CPP, OURS, PLAIN, TRANSFORMERS)
+
+
+def file_form(job: Job) -> str:
+    """transformers reads bfloat16 where our packed forms are made of."""
+    return SOURCE if job.engine == TRANSFORMERS and job.form == "bfloat16" else job.form
 
 
 def warm_page_cache(jobs: Sequence[Job]) -> None:

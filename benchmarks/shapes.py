@@ -58,6 +58,10 @@ def gguf_file(shape: str, form: str) -> str:
     return f"{shape}-{GGUF_NAMES[form]}.gguf"
 
 
+SOURCE = "source"
+"""Form of a Hugging Face folder in bfloat16, of which our packed forms are made and which transformers reads."""
+
+
 def our_folder(shape: str, form: str) -> str:
     """Name of a model folder for this package."""
     return f"{shape}-{form}"
