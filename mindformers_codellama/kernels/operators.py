@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 from mindspore import ops
+from mindspore.ops import signature
 
 from mindformers_codellama.kernels.library import library_path, load_library
 
@@ -25,6 +26,29 @@ def kernel_operator(name: str, out_shape: Infer, out_dtype: Infer) -> ops.Custom
     """
     load_library()
     return ops.Custom(f"{library_path().resolve()}:{name}", out_shape=out_shape, out_dtype=out_dtype, func_type="aot")
+
+
+def writing_operator(name: str, out_shape: Infer, out_dtype: Infer, *, written: int, read: int) -> ops.Custom:
+    """The operator of an entry point that changes its first inputs in place.
+
+    MindSpore is told so: it then hands over the parameters themselves, never copies, and keeps reads and writes in order. (Of an
+    operator it takes for a pure one it may hand over a copy of a parameter, and what is written there is lost.)
+
+    Args:
+        name: of the entry point.
+        out_shape: as of `kernel_operator`.
+        out_dtype: likewise.
+        written: first inputs that are changed; parameters.
+        read: inputs behind them.
+
+    Raises:
+        EnvironmentFault: the library cannot be used.
+    """
+    operator = kernel_operator(name, out_shape, out_dtype)
+    operator.add_prim_attr("side_effect_mem", True)
+    rights = [signature.sig_rw.RW_WRITE] * written + [signature.sig_rw.RW_READ] * read
+    operator.set_signatures(tuple(signature.make_sig(f"input{i}", right) for i, right in enumerate(rights)))
+    return operator
 
 
 def rms_norm_operator() -> ops.Custom:

@@ -20,7 +20,7 @@ import mindspore as ms
 import numpy as np
 from mindspore import nn, ops
 
-from mindformers_codellama.kernels.operators import kernel_operator
+from mindformers_codellama.kernels.operators import kernel_operator, writing_operator
 
 
 def rotary_table(angles_PR: np.ndarray) -> ms.Tensor:
@@ -251,4 +251,4 @@ def adam_operator() -> ops.Custom:
 
     The gradient must depend on every reader of the parameter, or the norm must: then all have read when this runs.
     """
-    return kernel_operator("AdamStep", lambda *shapes: (1,), lambda *types: ms.float32)
+    return writing_operator("AdamStep", lambda *shapes: (1,), lambda *types: ms.float32, written=3, read=4)

@@ -50,20 +50,26 @@ class DecoderBlock(nn.Cell):
                 `KernelBlock`.
         """
         if self.uses_kernels:
-            return self.with_kernels(x_BSD, where[0], where[1:])
+            attention, inner = self.attention, self.feed_forward
+            return self.kernel_block(
+                x_BSD,
+                self.attention_norm.weight,
+                attention.wq.weight,
+                attention.wk.weight,
+                attention.wv.weight,
+                attention.wo.weight,
+                self.ffn_norm.weight,
+                inner.w1.weight,
+                inner.w3.weight,
+                inner.w2.weight,
+                *where,
+            )
         return self.plain(x_BSD, where[0], where[1], where[2])
 
     def plain(self, x_BSD: ms.Tensor, cos_BS1H: ms.Tensor, sin_BS1H: ms.Tensor, mask_B11ST: ms.Tensor) -> ms.Tensor:
         """The formula."""
         x_BSD = x_BSD + self.attention(self.attention_norm(x_BSD), cos_BS1H, sin_BS1H, mask_B11ST)
         return x_BSD + self.feed_forward(self.ffn_norm(x_BSD))
-
-    def with_kernels(self, x_BSD: ms.Tensor, table_PH: ms.Tensor, places: tuple[ms.Tensor, ...]) -> ms.Tensor:
-        """The same by `KernelBlock`."""
-        attention, inner = self.attention, self.feed_forward
-        first = (self.attention_norm.weight, attention.wq.weight, attention.wk.weight, attention.wv.weight, attention.wo.weight)
-        second = (self.ffn_norm.weight, inner.w1.weight, inner.w3.weight, inner.w2.weight)
-        return self.kernel_block(x_BSD, first, second, table_PH, places)
 
 
 class DecoderStack(nn.Cell):

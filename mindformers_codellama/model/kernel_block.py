@@ -6,6 +6,7 @@ the gated product are made again from those, which costs next to nothing.
 
 Automatic differentiation adds the gradients of a tensor that is read twice, and has no bfloat16 sum on the CPU. So a Cell that
 reads x for a branch hands x on, and whoever needs it behind takes it from there: its gradients meet inside of that Cell.
+In a `bprop` the operator that reads several weights stands first: of weights read later MindSpore 2.10 makes copies.
 Letters: B batch, S positions, D hidden, Q = N H queries, K = heads of keys times H, F inner, P positions of the table.
 """
 
@@ -15,7 +16,14 @@ import mindspore as ms
 from mindspore import nn, ops
 
 from mindformers_codellama.config.model_config import ModelConfig
-from mindformers_codellama.kernels.linear import KernelLinear
+from mindformers_codellama.kernels.linear import (
+    KernelLinear,
+    gated_linear_operator,
+    gated_weight_grad_operator,
+    input_grad_operator,
+    linear_operator,
+    weight_grad_operator,
+)
 from mindformers_codellama.kernels.training import KernelAdd, KernelAttention, KernelGate, KernelNorm
 from mindformers_codellama.model.edges import layer_edges
 from mindformers_codellama.model.part import NetworkPart
@@ -27,9 +35,10 @@ class NormedThrice(nn.Cell):
 
     def __init__(self, eps: float, compute_dtype: ms.Type) -> None:
         super().__init__()
-        norm, linear = KernelNorm(eps, output=compute_dtype), KernelLinear(compute_dtype)
+        norm = KernelNorm(eps, output=compute_dtype)
         self.eps, self.norm, self.norm_grad = norm.eps, norm.forward, norm.backward
-        self.product, self.input_grad, self.weight_grad = linear.product, linear.input_grad, linear.weight_grad
+        self.linear = linear_operator(compute_dtype, compute_dtype)
+        self.input_grad, self.weight_grad = input_grad_operator(compute_dtype), weight_grad_operator(compute_dtype)
         self.add = KernelAdd().forward
 
     def construct(
@@ -37,7 +46,7 @@ class NormedThrice(nn.Cell):
     ) -> tuple[ms.Tensor, ms.Tensor, ms.Tensor, ms.Tensor]:
         """The stream as it came, and `(B, S, ...)` of each weight in the compute type."""
         h_BSD = self.norm(x_BSD, norm_D, self.eps)
-        return x_BSD, self.product(h_BSD, q_QD), self.product(h_BSD, k_KD), self.product(h_BSD, v_KD)
+        return x_BSD, self.linear(h_BSD, q_QD), self.linear(h_BSD, k_KD), self.linear(h_BSD, v_KD)
 
     def bprop(  # noqa: PLR0913 - inputs, outputs and their gradients
         self,
@@ -51,10 +60,10 @@ class NormedThrice(nn.Cell):
     ) -> tuple[ms.Tensor, ...]:
         """Float32 gradients of all five."""
         dx_BSD, dq, dk, dv = dout
+        dh_BSD = self.input_grad(dq, q_QD, dk, k_KD, dv, v_KD, x_BSD)
         # depends on a gradient, or it would be found equal to the forward pass's and that one kept
         h_BSD = self.norm(ops.depend(x_BSD, dq), norm_D, self.eps)
-        back = (self.input_grad(dq, q_QD, x_BSD), self.input_grad(dk, k_KD, x_BSD), self.input_grad(dv, v_KD, x_BSD))
-        branch_BSD, dnorm_D = self.norm_grad(x_BSD, norm_D, self.eps, back[0], back[1], back[2])
+        branch_BSD, dnorm_D = self.norm_grad(x_BSD, norm_D, self.eps, dh_BSD)
         weights = (self.weight_grad(dq, h_BSD), self.weight_grad(dk, h_BSD), self.weight_grad(dv, h_BSD))
         return self.add(branch_BSD, dx_BSD), dnorm_D, weights[0], weights[1], weights[2]
 
@@ -64,9 +73,10 @@ class NormedTwice(nn.Cell):
 
     def __init__(self, eps: float, compute_dtype: ms.Type) -> None:
         super().__init__()
-        norm, linear = KernelNorm(eps, output=compute_dtype), KernelLinear(compute_dtype)
+        norm = KernelNorm(eps, output=compute_dtype)
         self.eps, self.norm, self.norm_grad = norm.eps, norm.forward, norm.backward
-        self.product, self.input_grad, self.weight_grad = linear.product, linear.input_grad, linear.weight_grad
+        self.linear = linear_operator(compute_dtype, compute_dtype)
+        self.input_grad, self.weight_grad = input_grad_operator(compute_dtype), weight_grad_operator(compute_dtype)
         self.add = KernelAdd().forward
 
     def construct(
@@ -74,7 +84,7 @@ class NormedTwice(nn.Cell):
     ) -> tuple[ms.Tensor, ms.Tensor, ms.Tensor]:
         """The stream as it came, and `(B, S, F)` of each weight in the compute type."""
         h_BSD = self.norm(x_BSD, norm_D, self.eps)
-        return x_BSD, self.product(h_BSD, gate_FD), self.product(h_BSD, up_FD)
+        return x_BSD, self.linear(h_BSD, gate_FD), self.linear(h_BSD, up_FD)
 
     def bprop(  # noqa: PLR0913 - inputs, outputs and their gradients
         self,
@@ -87,33 +97,31 @@ class NormedTwice(nn.Cell):
     ) -> tuple[ms.Tensor, ...]:
         """Float32 gradients of all four."""
         dx_BSD, dgate, dup = dout
+        dh_BSD = self.input_grad(dgate, gate_FD, dup, up_FD, x_BSD)
         h_BSD = self.norm(ops.depend(x_BSD, dgate), norm_D, self.eps)
-        back = (self.input_grad(dgate, gate_FD, x_BSD), self.input_grad(dup, up_FD, x_BSD))
-        branch_BSD, dnorm_D = self.norm_grad(x_BSD, norm_D, self.eps, back[0], back[1])
-        weights = (self.weight_grad(dgate, h_BSD), self.weight_grad(dup, h_BSD))
-        return self.add(branch_BSD, dx_BSD), dnorm_D, weights[0], weights[1]
+        branch_BSD, dnorm_D = self.norm_grad(x_BSD, norm_D, self.eps, dh_BSD)
+        return self.add(branch_BSD, dx_BSD), dnorm_D, self.weight_grad(dgate, h_BSD), self.weight_grad(dup, h_BSD)
 
 
 class GatedLinear(nn.Cell):
-    """`(silu(a) * b) @ down.T` in float32; the product in the brackets is not kept."""
+    """`(silu(a) * b) @ down.T` in float32; the product in the brackets is made on the way and never stored."""
 
     def __init__(self, compute_dtype: ms.Type) -> None:
         super().__init__()
-        gate, linear = KernelGate(), KernelLinear(compute_dtype, ms.float32)
-        self.gate, self.gate_grad = gate.forward, gate.backward
-        self.product, self.input_grad, self.weight_grad = linear.product, linear.input_grad, linear.weight_grad
+        self.linear = gated_linear_operator(compute_dtype, ms.float32)
+        self.input_grad, self.weight_grad = input_grad_operator(compute_dtype), gated_weight_grad_operator(compute_dtype)
+        self.gate_grad = KernelGate().backward
 
     def construct(self, a_BSF: ms.Tensor, b_BSF: ms.Tensor, down_DF: ms.Tensor) -> ms.Tensor:
         """float32 `(B, S, D)`."""
-        return self.product(self.gate(a_BSF, b_BSF), down_DF)
+        return self.linear(a_BSF, b_BSF, down_DF)
 
     def bprop(
         self, a_BSF: ms.Tensor, b_BSF: ms.Tensor, down_DF: ms.Tensor, out: ms.Tensor, dout: ms.Tensor
     ) -> tuple[ms.Tensor, ms.Tensor, ms.Tensor]:
         """Gradients of a and b in their type, of the weight in float32."""
-        gated_BSF = self.gate(ops.depend(a_BSF, dout), b_BSF)
         da_BSF, db_BSF = self.gate_grad(a_BSF, b_BSF, self.input_grad(dout, down_DF, a_BSF))
-        return da_BSF, db_BSF, self.weight_grad(dout, gated_BSF)
+        return da_BSF, db_BSF, self.weight_grad(dout, a_BSF, b_BSF)
 
 
 class KernelBlock(nn.Cell):
@@ -141,44 +149,56 @@ class KernelBlock(nn.Cell):
         self.gated = GatedLinear(compute_dtype)
         self.add = KernelAdd()
 
-    def construct(
+    def construct(  # noqa: PLR0913 - every weight of a block
         self,
         x_BSD: ms.Tensor,
-        attention_weights: tuple[ms.Tensor, ms.Tensor, ms.Tensor, ms.Tensor, ms.Tensor],
-        feed_forward_weights: tuple[ms.Tensor, ms.Tensor, ms.Tensor, ms.Tensor],
+        attention_norm_D: ms.Tensor,
+        wq_QD: ms.Tensor,
+        wk_KD: ms.Tensor,
+        wv_KD: ms.Tensor,
+        wo_DQ: ms.Tensor,
+        ffn_norm_D: ms.Tensor,
+        w1_FD: ms.Tensor,
+        w3_FD: ms.Tensor,
+        w2_DF: ms.Tensor,
         table_PH: ms.Tensor,
-        places: tuple[ms.Tensor, ms.Tensor, ms.Tensor],
+        positions_BS: ms.Tensor,
+        segments_BS: ms.Tensor,
+        tokens_BS: ms.Tensor,
     ) -> ms.Tensor:
         """float32 `(B, S, D)` to the same shape; `(B, S / degree, D)` when positions are cut.
 
         Args:
             x_BSD: the residual stream.
-            attention_weights: of the norm, wq, wk, wv, wo.
-            feed_forward_weights: of the norm, w1, w3, w2.
+            attention_norm_D: the weights, ...
+            wq_QD: ...
+            wk_KD: ...
+            wv_KD: ...
+            wo_DQ: ...
+            ffn_norm_D: ...
+            w1_FD: ...
+            w3_FD: ...
+            w2_DF: ... all float32.
             table_PH: of `kernels.training.rotary_table`.
-            places: position in its sample, segment and id of every token, int32 `(B, S)`.
+            positions_BS: int32, of every token in its sample.
+            segments_BS: int32.
+            tokens_BS: int32 ids.
         """
-        x_BSD, q, k, v = self.queries(x_BSD, attention_weights)
-        mixed = self.attention(q, k, v, table_PH, places[0], places[1], places[2])[0]
-        branch_BSD = self.output(mixed, attention_weights[4])
+        if self.is_cut:
+            h_BSD = self.enter_attention(self.norm(x_BSD, attention_norm_D))
+            q, k, v = self.linear(h_BSD, wq_QD), self.linear(h_BSD, wk_KD), self.linear(h_BSD, wv_KD)
+        else:
+            x_BSD, q, k, v = self.attention_input(x_BSD, attention_norm_D, wq_QD, wk_KD, wv_KD)
+        mixed = self.attention(q, k, v, table_PH, positions_BS, segments_BS, tokens_BS)[0]
+        branch_BSD = self.output(mixed, wo_DQ)
         x_BSD = self.add(x_BSD, self.leave_attention(branch_BSD) if self.is_cut else branch_BSD)
-        x_BSD, a_BSF, b_BSF = self.inner(x_BSD, feed_forward_weights)
-        branch_BSD = self.gated(a_BSF, b_BSF, feed_forward_weights[3])
+        if self.is_cut:
+            h_BSD = self.enter_feed_forward(self.norm(x_BSD, ffn_norm_D))
+            a_BSF, b_BSF = self.linear(h_BSD, w1_FD), self.linear(h_BSD, w3_FD)
+        else:
+            x_BSD, a_BSF, b_BSF = self.feed_forward_input(x_BSD, ffn_norm_D, w1_FD, w3_FD)
+        branch_BSD = self.gated(a_BSF, b_BSF, w2_DF)
         return self.add(x_BSD, self.leave_feed_forward(branch_BSD) if self.is_cut else branch_BSD)
-
-    def queries(self, x_BSD: ms.Tensor, weights: tuple[ms.Tensor, ...]) -> tuple[ms.Tensor, ...]:
-        """The stream, and queries, keys and values before the rotation."""
-        if not self.is_cut:
-            return self.attention_input(x_BSD, weights[0], weights[1], weights[2], weights[3])
-        h_BSD = self.enter_attention(self.norm(x_BSD, weights[0]))
-        return x_BSD, self.linear(h_BSD, weights[1]), self.linear(h_BSD, weights[2]), self.linear(h_BSD, weights[3])
-
-    def inner(self, x_BSD: ms.Tensor, weights: tuple[ms.Tensor, ...]) -> tuple[ms.Tensor, ...]:
-        """The stream, and both halves of the gated feed-forward."""
-        if not self.is_cut:
-            return self.feed_forward_input(x_BSD, weights[0], weights[1], weights[2])
-        h_BSD = self.enter_feed_forward(self.norm(x_BSD, weights[0]))
-        return x_BSD, self.linear(h_BSD, weights[1]), self.linear(h_BSD, weights[2])
 
 
 def _edges(part: NetworkPart) -> tuple[nn.Cell, nn.Cell]:

@@ -12,7 +12,6 @@ from mindformers_codellama.config.kernels_key import FLOAT32_TYPES, fits_kernels
 from mindformers_codellama.config.model_config import ModelConfig
 from mindformers_codellama.errors import CodeLlamaError, ConfigError
 from mindformers_codellama.kernels.choose import kernels_in_use
-from mindformers_codellama.kernels.library import load_library
 from mindformers_codellama.runtime.context import current_device
 from mindformers_codellama.runtime.dtypes import dtype_findings, mindspore_dtype
 
@@ -28,11 +27,7 @@ def has_operator(name: str) -> bool:
 
 def uses_kernels(config: ModelConfig) -> bool:
     """Whether Cells of this model that are built now compute with the C++ kernels: they are there, and fit it."""
-    return fits_kernels(config) and current_device() == "CPU" and kernels_in_use() is not None and _has("AdamStep")
-
-
-def _has(name: str) -> bool:
-    return hasattr(load_library(), name)
+    return fits_kernels(config) and current_device() == "CPU" and kernels_in_use() is not None
 
 
 def stream_dtype(config: ModelConfig) -> ms.Type:

@@ -118,9 +118,9 @@ class HeadLoss(nn.Cell):
             return self.token_loss(self.network.head(hidden_BSD), tokens_BS, labels_BS, same_segment_BS)
         if self.network.enters:
             hidden_BSD = self.network.enter(hidden_BSD)
-        hidden_XD = ops.reshape(ops.cast(hidden_BSD, self.compute_dtype), (-1, hidden_BSD.shape[-1]))
         weight_X = self.token_loss.weights(tokens_BS, labels_BS, same_segment_BS)
-        found = self.kernel_loss(hidden_XD, self.network.lm_head.weight, ops.reshape(labels_BS, (-1,)), weight_X)
+        hidden_BSD = ops.cast(hidden_BSD, self.compute_dtype)
+        found = self.kernel_loss(hidden_BSD, self.network.lm_head.weight, ops.reshape(labels_BS, (-1,)), weight_X)
         loss = found[0] if self.gradients else found
         return ops.reshape(loss, ()), ops.reduce_sum(weight_X)
 

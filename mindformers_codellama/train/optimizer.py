@@ -30,7 +30,6 @@ from mindspore.ops import operations as P
 
 from mindformers_codellama.errors import ConfigError
 from mindformers_codellama.kernels.choose import kernels_in_use
-from mindformers_codellama.kernels.library import load_library
 from mindformers_codellama.kernels.training import adam_operator
 from mindformers_codellama.runtime.context import current_device
 from mindformers_codellama.train.reduce import GatherRows, RowCut, at
@@ -131,12 +130,7 @@ class AdamUpdate(nn.Cell):
         self.rest2 = ms.Tensor(1.0 - settings.beta2, ms.float32)
         self.no_decay = ms.Tensor(0.0, ms.float32)
         self.fused_update = P.AdamWeightDecay()
-        self.uses_kernels = (
-            current_device() == "CPU"
-            and kernels_in_use() is not None
-            and all(p.dtype == ms.float32 for p in parameters)
-            and hasattr(load_library(), "AdamStep")
-        )
+        self.uses_kernels = current_device() == "CPU" and kernels_in_use() is not None and all(p.dtype == ms.float32 for p in parameters)
         self.guards = self.uses_kernels and not self.cut_at
         """Whether nothing changes when the norm is not finite, so that nobody has to ask before."""
         if self.uses_kernels:

@@ -6,6 +6,7 @@ import pytest
 
 from mindformers_codellama.config.model_config import ModelConfig
 from mindformers_codellama.config.sections_parallel import ContextSection
+from mindformers_codellama.kernels.choose import choose_kernels
 from mindformers_codellama.runtime.context import enter_context
 
 
@@ -16,6 +17,15 @@ def graph_mode():
     enter_context(ContextSection(device_target="CPU", mode=0))
     yield
     ms.set_context(mode=before)
+
+
+@pytest.fixture(params=["off", "auto"], ids=["plain", "kernels"])
+def both_paths(request):
+    """Cells are built with plain operators, and again with the kernels; `off` or `auto`."""
+    if choose_kernels(request.param) is None and request.param == "auto":
+        pytest.skip("the kernel library cannot be used")
+    yield request.param
+    choose_kernels()
 
 
 @pytest.fixture

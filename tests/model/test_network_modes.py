@@ -25,7 +25,7 @@ def loss_and_gradients(network, ids):
     return float(value), [gradient.asnumpy() for gradient in gradients]
 
 
-def test_pynative_graph_and_jit_agree(request, toy_config, toy_ids):
+def test_pynative_graph_and_jit_agree(request, both_paths, toy_config, toy_ids):
     request.getfixturevalue("graph_mode")
     network = make_network(toy_config)
     graph, (loss, gradients) = network(ms.Tensor(toy_ids)).asnumpy(), loss_and_gradients(network, toy_ids)
@@ -39,7 +39,7 @@ def test_pynative_graph_and_jit_agree(request, toy_config, toy_ids):
         assert relative_error(found, wanted) < 2e-5, parameter.name  # gradients add up over rows and positions
 
 
-def test_recomputed_blocks_give_the_same_gradients(graph_mode, toy_config, toy_ids):
+def test_recomputed_blocks_give_the_same_gradients(graph_mode, both_paths, toy_config, toy_ids):
     loss, gradients = loss_and_gradients(make_network(toy_config), toy_ids)
     network = make_network(toy_config)
     network.recompute_blocks([1])
@@ -64,7 +64,7 @@ def padded(samples, length):
     return np.stack([np.pad(sample, (0, length - len(sample))) for sample in samples])
 
 
-def test_packed_rows_equal_separate_rows(graph_mode, toy_config, toy_ids):
+def test_packed_rows_equal_separate_rows(graph_mode, both_paths, toy_config, toy_ids):
     network = make_network(toy_config)
     samples = [toy_ids[0, :7], toy_ids[1, :11], toy_ids[0, 7:20]]
     ids, segments, positions = pack(samples, 40)
@@ -90,7 +90,7 @@ def test_packed_loss_is_the_sum_over_its_samples(graph_mode, toy_config, toy_ids
     assert abs(float(total) - float(separate)) < 2e-6 * float(total)
 
 
-def test_labels_are_shifted_by_one_and_masked_ones_do_not_count(graph_mode, toy_config, toy_ids):
+def test_labels_are_shifted_by_one_and_masked_ones_do_not_count(graph_mode, both_paths, toy_config, toy_ids):
     sums = LossSums(make_network(toy_config))
     labels = toy_ids.copy()
     labels[:, :8] = -100

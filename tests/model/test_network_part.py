@@ -44,7 +44,7 @@ def comm_of(layout: Layout, rank: int) -> Comm:
 
 
 @pytest.mark.parametrize("stages", [2, 3, 5])
-def test_stages_one_after_the_other_are_the_whole_network(stages):
+def test_stages_one_after_the_other_are_the_whole_network(both_paths, stages):
     layout = Layout(pipeline_stage=stages)
     model_layout = ModelLayout(config=CONFIG, layout=layout)
     whole = LlamaNetwork(CONFIG)

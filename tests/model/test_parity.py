@@ -2,7 +2,8 @@
 
 Bound: 2e-5 of the largest logit. Both sides round at 6e-8 in sums of up to 172 terms over three layers;
 measured values are in docs/numerics.md. Every mistake seeded below is at least a hundred times over the bound.
-Equality is tested in graph mode; the rest runs in PyNative, which starts faster (test_network_modes.py: they agree).
+Equality is tested in graph mode, in plain operators and with the kernels;
+the rest runs in PyNative, which starts faster (test_network_modes.py: they agree).
 """
 
 import dataclasses
@@ -16,6 +17,7 @@ from mindspore import ops
 from mindformers_codellama.checkpoint.load import load_into
 from mindformers_codellama.checkpoint.open import open_checkpoint
 from mindformers_codellama.config.model_config import ModelConfig
+from mindformers_codellama.kernels.choose import plain_operators
 from mindformers_codellama.model.attention import additive_mask
 from mindformers_codellama.model.llama import LlamaNetwork
 
@@ -66,7 +68,7 @@ def our_logits(folder, ids, *, kind=LlamaNetwork, config=None, change=None):
 
 @pytest.mark.parametrize("num_kv_heads", [8, 2, 1])
 @pytest.mark.parametrize("theta", [1e6, 1e4])
-def test_logits_equal_transformers(graph_mode, tmp_path, num_kv_heads, theta):
+def test_logits_equal_transformers(graph_mode, both_paths, tmp_path, num_kv_heads, theta):
     ids, wanted = save_reference(tmp_path, num_kv_heads=num_kv_heads, theta=theta)
     config = open_checkpoint(tmp_path).config
     assert (config.num_kv_heads, config.rope_theta) == (num_kv_heads, theta)
@@ -119,7 +121,11 @@ def test_rotation_of_neighbouring_pairs_exceeds_the_bound(eager_mode, reference)
 
 
 class SeesOneAhead(LlamaNetwork):
-    """A mask that is off by one."""
+    """A mask that is off by one; in plain operators, where there is one."""
+
+    def __init__(self, config):
+        with plain_operators():
+            super().__init__(config)
 
     def mask(self, input_ids_BS, segment_ids_BS):
         length = input_ids_BS.shape[1]

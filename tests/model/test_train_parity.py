@@ -1,7 +1,7 @@
 """Twenty training steps of a toy Llama against transformers on torch with torch.optim.AdamW.
 
 Same initial weights, batches, schedule, clipping and decay groups; the torch side runs in float64, so what
-is compared is our float32 against the true numbers.
+is compared is our float32 against the true numbers, in plain operators and with the kernels.
 
 Bounds: losses (about 4) and weights (up to 1) to 5e-6. Measured: 8e-7 and 4e-7. Adam divides gradients by
 their own size, so float32 noise of a small gradient becomes a share of the learning rate (1e-3). The broken
@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 from mindformers_codellama.config.model_config import ModelConfig
+from mindformers_codellama.kernels.choose import choose_kernels
 from mindformers_codellama.model.llama import LlamaNetwork
 from mindformers_codellama.model.loss import TrainingLoss
 from mindformers_codellama.train.loss_scale import LossScale
@@ -95,10 +96,12 @@ def reference():
     return initial, losses, {our_name(k): v.detach().numpy() for k, v in model.named_parameters()}
 
 
-@pytest.fixture(scope="module")
-def step():
-    """Compiled once: what differs between the runs below enters as numbers."""
+@pytest.fixture(scope="module", params=["off", "auto"], ids=["plain", "kernels"])
+def step(request):
+    """Compiled once per path: what differs between the runs below enters as numbers."""
     ms.set_context(mode=ms.GRAPH_MODE, device_target="CPU")
+    if choose_kernels(request.param) is None and request.param == "auto":
+        pytest.skip("the kernel library cannot be used")
     network = LlamaNetwork(CONFIG)
     update = AdamUpdate(network.trainable_params(), AdamSettings(**SETTINGS))
     return TrainStep(TrainingLoss(network), update, columns=("input_ids", "labels"), max_grad_norm=CLIP)
