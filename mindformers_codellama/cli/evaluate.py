@@ -13,7 +13,7 @@ from tqdm import tqdm
 from mindformers_codellama.cli.engine import is_elsewhere, run_elsewhere
 from mindformers_codellama.cli.generation_options import WEIGHTS_HELP
 from mindformers_codellama.config.read import read_run
-from mindformers_codellama.config.sections import WEIGHT_FORMS
+from mindformers_codellama.config.weight_forms import WEIGHT_FORMS
 
 if TYPE_CHECKING:
     from mindformers_codellama.config.sections import RunConfig

@@ -6,7 +6,7 @@ import argparse
 import logging
 from typing import TYPE_CHECKING, Any
 
-from mindformers_codellama.config.sections import WEIGHT_FORMS
+from mindformers_codellama.config.weight_forms import WEIGHT_FORMS
 from mindformers_codellama.errors import ConfigError
 from mindformers_codellama.text.chat import CHAT_STYLES
 

@@ -5,10 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from mindformers_codellama.config.sections import RunConfig
+from mindformers_codellama.config.weight_forms import PACKED_FORMS
 from mindformers_codellama.errors import CodeLlamaError, ConfigError
-
-PACKED_FORMS = ("bfloat16", "int8", "int4")
-"""Values of `weights` that mean packed weights."""
 
 
 def weights_findings(run: RunConfig) -> Iterator[CodeLlamaError]:

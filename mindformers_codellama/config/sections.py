@@ -35,16 +35,15 @@ from mindformers_codellama.config.sections_training import (
     RecomputeConfigSection,
     RunnerWrapperSection,
 )
+from mindformers_codellama.config.weight_forms import WEIGHT_FORMS
 
 RUN_MODES = ("train", "finetune", "eval", "predict", "export")
 ENGINES = ("native", "mindformers")
-WEIGHT_FORMS = ("auto", "float32", "bfloat16", "int8", "int4")
 
 __all__ = [
     "ENGINES",
     "KERNELS",
     "RUN_MODES",
-    "WEIGHT_FORMS",
     "ArchSection",
     "Callback",
     "CheckpointMonitor",

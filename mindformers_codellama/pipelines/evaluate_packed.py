@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 
 from mindformers_codellama.checkpoint.packed_manifest import packed_folder
 from mindformers_codellama.config.check import require_runnable
-from mindformers_codellama.config.check_weights import PACKED_FORMS
 from mindformers_codellama.config.sections import RunConfig
+from mindformers_codellama.config.weight_forms import PACKED_FORMS
 from mindformers_codellama.data.batches import Batch, BatchSource, open_batches
 from mindformers_codellama.errors import ConfigError, DataError
 from mindformers_codellama.pipelines.compare_weights import log_probabilities

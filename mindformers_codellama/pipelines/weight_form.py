@@ -19,7 +19,7 @@ from mindformers_codellama.checkpoint.report import compare, difference_errors
 from mindformers_codellama.checkpoint.weight_map import Sizes, expected_shapes
 from mindformers_codellama.config.generation import GenerationConfig
 from mindformers_codellama.config.model_config import ModelConfig
-from mindformers_codellama.config.sections import WEIGHT_FORMS
+from mindformers_codellama.config.weight_forms import WEIGHT_FORMS
 from mindformers_codellama.errors import CheckpointError, ConfigError, raise_all
 from mindformers_codellama.kernels.choose import kernels_in_use
 from mindformers_codellama.pipelines.causal_lm import LlamaForCausalLM, existing

@@ -18,11 +18,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from mindformers_codellama.errors import CodeLlamaError, GenerationError, raise_all
 from mindformers_codellama.text.prompts import alpaca_prompt, prompt_style
-from mindformers_codellama.text.tokenizer import LlamaTokenizer
+
+if TYPE_CHECKING:
+    from mindformers_codellama.text.tokenizer import LlamaTokenizer
 
 VICUNA_SYSTEM = (
     "A chat between a curious user and an artificial intelligence assistant. "
