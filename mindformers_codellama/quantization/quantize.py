@@ -180,7 +180,7 @@ def as_float32(values: np.ndarray) -> np.ndarray:
 def not_finite(where: str, row: int) -> CheckpointError:
     """The error of a weight that is NaN or infinite."""
     return CheckpointError(
-        where, f"row {row} holds NaN or an infinite value; such weights cannot be packed.", fix="use a sound checkpoint."
+        where, f"row {row} holds NaN or an infinite value; such weights are refused.", fix="use a sound checkpoint."
     )
 
 
