@@ -7,16 +7,20 @@
 
 namespace codellama::CODELLAMA_LEVEL {
 
-// Rows of a block when there are few of them or many, and tiles beside each other: as many sums as the registers hold.
+// Rows of a block when there are few of them or many, and tiles beside each other: as many sums as the registers hold. With
+// few rows integers take one tile after the other, which reads faster; pairs of bfloat16 need several to hide their latency.
 #if defined(CODELLAMA_AVX512)
 constexpr int kMostRows = 16, kGoodRows = 12;
 constexpr int tiles_beside(int rows) { return rows <= 4 ? 4 : rows <= 12 ? 2 : 1; }
+constexpr int integer_tiles_beside(int rows) { return rows <= 4 ? 1 : tiles_beside(rows); }
 #elif defined(CODELLAMA_AVX2) || defined(CODELLAMA_NEON)
 constexpr int kMostRows = 4, kGoodRows = 4;
 constexpr int tiles_beside(int rows) { return rows <= 2 ? 2 : 1; }
+constexpr int integer_tiles_beside(int rows) { return tiles_beside(rows); }
 #else
 constexpr int kMostRows = 2, kGoodRows = 2;
 constexpr int tiles_beside(int) { return 1; }
+constexpr int integer_tiles_beside(int) { return 1; }
 #endif
 
 // One block: rows from `row` on, tiles from `tile` on. `left` tiles are there; those beyond are computed again and not stored.
@@ -39,12 +43,19 @@ inline void store_tile(const TileProduct& p, int64_t row, int64_t tile, Vec valu
   store_first(y, p.add ? load_first(y, count) + value : value, count);
 }
 
-// Kernel<Rows>::run(block) multiplies a block of Rows rows and tiles_beside(Rows) tiles.
+// A kernel for each number of rows from 1 on: Kernel<Rows>::run(block) multiplies Rows rows and Kernel<Rows>::kTiles tiles.
+struct KernelOfRows {
+  void (*run)(const Block&);
+  int tiles;
+};
 template <template <int> class Kernel, size_t... I>
-void run_block(int rows, const Block& block, std::index_sequence<I...>) {
-  using Run = void (*)(const Block&);
-  static constexpr Run kTable[] = {Kernel<static_cast<int>(I) + 1>::run...};
-  kTable[rows - 1](block);
+const KernelOfRows& kernel_of(int rows, std::index_sequence<I...>) {
+  static constexpr KernelOfRows kTable[] = {{Kernel<static_cast<int>(I) + 1>::run, Kernel<static_cast<int>(I) + 1>::kTiles}...};
+  return kTable[rows - 1];
+}
+template <template <int> class Kernel>
+const KernelOfRows& kernel_of(int rows) {
+  return kernel_of<Kernel>(rows, std::make_index_sequence<kMostRows>());
 }
 
 // Rows [first, last), at most kMostRows or in blocks of nearly equal size: every panel of tiles is read once, and again from the cache.
@@ -52,16 +63,15 @@ template <template <int> class Kernel>
 void run_rows(const TileProduct& p, int64_t first, int64_t last) {
   const int64_t rows = last - first;
   const int64_t blocks = rows <= kMostRows ? 1 : (rows + kGoodRows - 1) / kGoodRows;
-  const int64_t panel = blocks == 1 ? tiles_beside(static_cast<int>(rows)) : 2;
+  const int64_t panel = blocks == 1 ? kernel_of<Kernel>(static_cast<int>(rows)).tiles : 2;
   for (int64_t tile = p.begin; tile < p.end; tile += panel) {
     const int64_t end = tile + panel < p.end ? tile + panel : p.end;
     const int64_t after = end < p.end ? end : tile;
     for (int64_t block = 0; block < blocks; ++block) {
       const int64_t row = first + rows * block / blocks;
       const int count = static_cast<int>(first + rows * (block + 1) / blocks - row);
-      for (int64_t t = tile; t < end; t += tiles_beside(count)) {
-        run_block<Kernel>(count, {p, row, t, end - t, after}, std::make_index_sequence<kMostRows>());
-      }
+      const KernelOfRows& kernel = kernel_of<Kernel>(count);
+      for (int64_t t = tile; t < end; t += kernel.tiles) kernel.run({p, row, t, end - t, after});
     }
   }
 }

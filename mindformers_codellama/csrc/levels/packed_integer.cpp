@@ -4,9 +4,12 @@
 namespace codellama::CODELLAMA_LEVEL {
 namespace {
 
+constexpr int64_t kScalesAhead = 16;  // groups whose scales are asked for before they are needed
+// Bytes of weights of a tile asked for before they are needed.
+constexpr int64_t bytes_ahead(int rows) { return rows <= 4 ? 8192 : 2048; }
+
 struct Int8 {
   static constexpr int kColumns = 4;  // of 64 bytes of weights
-  static constexpr int kAhead = 2;    // groups asked for before they are needed
   static constexpr int kParts = 1;    // dots of 4 columns in 64 bytes
   static Int start(int32_t sum) { return start_bytes(sum); }
   static Int dot(Int sum, Bytes w, const int8_t* x) { return dot_bytes(sum, w, x); }
@@ -15,7 +18,6 @@ struct Int8 {
 
 struct Int4 {
   static constexpr int kColumns = 8;
-  static constexpr int kAhead = 4;
   static constexpr int kParts = 2;
   static Int start(int32_t sum) { return start_nibbles(sum); }
   static Int dot(Int sum, Bytes w, const int8_t* x) { return dot_nibbles(sum, w, x); }
@@ -28,6 +30,7 @@ struct GroupOfTiles {
   const uint8_t* w[Tiles];
   const uint8_t* ahead[Tiles];
   const Bfloat16* scales[Tiles];
+  const Bfloat16* scales_ahead[Tiles];
 };
 
 // The inputs of one group: bytes `stride` apart; scales and sums `groups` apart.
@@ -71,6 +74,7 @@ __attribute__((noinline)) void add_group(const GroupOfTiles<Tiles>& tiles, const
   }
 #pragma GCC unroll 4
   for (int t = 0; t < Tiles; ++t) {
+    prefetch(tiles.scales_ahead[t]);
     const Vec scale = load(tiles.scales[t]);
 #pragma GCC unroll 16
     for (int r = 0; r < Rows; ++r) {
@@ -80,36 +84,39 @@ __attribute__((noinline)) void add_group(const GroupOfTiles<Tiles>& tiles, const
   }
 }
 
+// The group of a matrix that follows as number `g` when its tile has `groups` from `first` on and another tile comes `after`.
+inline int64_t later(int64_t g, int64_t groups, int64_t first, int64_t after) {
+  if (g < groups) return first + g;
+  return g < 2 * groups ? after + g - groups : after;
+}
+
 template <class Width, int Rows>
 struct IntegerKernel {
-  static constexpr int kTiles = tiles_beside(Rows);
+  static constexpr int kTiles = integer_tiles_beside(Rows);
 
   static void run(const Block& block) {
     const Activations& a = block.product.activations;
     const WeightMatrix& m = block.product.matrix;
     const int64_t groups = padded_columns(a.form, a.columns, a.group) / a.group;
     const int64_t group_bytes = a.group / Width::kColumns * 64;
+    const int64_t ahead = bytes_ahead(Rows) / group_bytes;
     const auto* values = static_cast<const uint8_t*>(m.values);
     GroupOfTiles<kTiles> tiles;
-    const uint8_t* after[kTiles];
+    int64_t first[kTiles], after[kTiles];  // groups of the matrix
     for (int t = 0; t < kTiles; ++t) {
-      const int64_t there = t < block.left ? t : block.left - 1;
-      tiles.w[t] = values + (block.tile + there) * groups * group_bytes;
-      after[t] = values + (block.after + there < block.product.end ? block.after + there : block.after) * groups * group_bytes;
-      tiles.scales[t] = m.scales + (block.tile + there) * groups * kLanes;
+      first[t] = (block.tile + (t < block.left ? t : block.left - 1)) * groups;
+      after[t] = (block.after + t < block.product.end ? block.after + t : block.after) * groups;
     }
     GroupOfInputs x = {a.bytes + block.row * a.stride, a.stride, a.scales + block.row * groups, a.sums + block.row * groups, groups};
     alignas(64) float totals[Rows * kTiles * kLanes] = {};
     for (int64_t g = 0; g < groups; ++g) {
-      const int64_t beyond = g + Width::kAhead - groups;
       for (int t = 0; t < kTiles; ++t) {
-        tiles.ahead[t] = beyond < 0 ? tiles.w[t] + Width::kAhead * group_bytes : after[t] + (beyond < groups ? beyond : 0) * group_bytes;
+        tiles.w[t] = values + (first[t] + g) * group_bytes;
+        tiles.ahead[t] = values + later(g + ahead, groups, first[t], after[t]) * group_bytes;
+        tiles.scales[t] = m.scales + (first[t] + g) * kLanes;
+        tiles.scales_ahead[t] = m.scales + later(g + kScalesAhead, groups, first[t], after[t]) * kLanes;
       }
       add_group<Width, Rows, kTiles>(tiles, x, group_bytes, totals);
-      for (int t = 0; t < kTiles; ++t) {
-        tiles.w[t] += group_bytes;
-        tiles.scales[t] += kLanes;
-      }
       x.bytes += a.group;
       ++x.scales;
       ++x.sums;
