@@ -4,8 +4,10 @@ import ml_dtypes
 import numpy as np
 import pytest
 
+from mindformers_codellama.errors import CheckpointError
 from mindformers_codellama.kernels import library
 from mindformers_codellama.kernels.library import call
+from mindformers_codellama.kernels.packed import pack_weights_fast
 from mindformers_codellama.quantization.formats import FORMS, LIMITS
 from mindformers_codellama.quantization.packing import packed_shape, scales_shape, unpack_int4, unpack_int8, unpack_scales
 from mindformers_codellama.quantization.quantize import pack_weights, unpack_weights
@@ -213,3 +215,14 @@ def test_wrong_arguments_are_refused_with_a_message():
     refused("there is no form 9", 3, np.array([9, 16, 128, 64], np.int32))
     refused("cannot be negative", 3, np.array([2, -16, 128, 64], np.int32))
     refused("must be int32", 3, settings_of(packed).astype(np.int64))
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_packing_fast_is_packing(form):
+    weights = np.random.default_rng(0).standard_normal((19, 70)).astype(np.float32)
+    fast, plain = pack_weights_fast(weights, form, group_of(form)), pack_weights(weights, form, group_of(form))
+    assert (fast.values.dtype, fast.rows, fast.columns) == (plain.values.dtype, 19, 70)
+    np.testing.assert_array_equal(unpack_weights(fast), unpack_weights(plain))
+    weights[7, 3] = np.nan
+    with pytest.raises(CheckpointError, match="wq: row 7 holds NaN"):
+        pack_weights_fast(weights, form, group_of(form), where="wq")
