@@ -79,4 +79,7 @@ void check_request(const char* name, const LlamaModel& model, const KeyValuePool
 // Runs a checked request: writes keys and values of the new tokens into the pools and the logits.
 void run_forward(const LlamaModel& model, const KeyValuePools& pools, const ForwardRequest& request, ForwardMemory& memory);
 
+// A number that is another one, but for chance (2^-64), when any weight of a float32 model is; read by all threads.
+uint64_t fingerprint(const LlamaModel& model);
+
 }  // namespace codellama

@@ -10,7 +10,8 @@ namespace {
 class Checks {
  public:
   Checks(const char* name, const LlamaModel& model, const KeyValuePools& pools, const ForwardRequest& request)
-      : name_(name), model_(model), pools_(pools), request_(request), writer_(pools.pages, -1), last_position_(request.table_rows, -1) {}
+      : name_(name), model_(model), pools_(pools), request_(request), writer_(pools.pages, -1), first_token_(request.table_rows, -1),
+        last_position_(request.table_rows, -1) {}
 
   void run() {
     for (int64_t token = 0; token < request_.tokens; ++token) check_token(token);
@@ -27,7 +28,8 @@ class Checks {
  private:
   void require(bool holds, const char* what, int64_t value, const char* problem, int64_t bound) const {
     if (holds) return;
-    throw std::invalid_argument(std::string(name_) + ": " + what + " " + std::to_string(value) + " " + problem + " " + std::to_string(bound));
+    const std::string subject = std::string(name_) + ": " + what + " " + std::to_string(value);
+    throw std::invalid_argument(subject + " " + problem + " " + std::to_string(bound));
   }
 
   int32_t page(int64_t row, int64_t index) const { return request_.page_table[row * request_.table_pages + index]; }
@@ -38,8 +40,10 @@ class Checks {
     require(id >= 0 && id < model_.vocabulary, "token id", id, "is not below", model_.vocabulary);
     require(row >= 0 && row < request_.table_rows, "row", row, "is not below", request_.table_rows);
     require(position >= 0 && position < model_.positions, "position", position, "is not below", model_.positions);
-    require(position / pools_.page_size < request_.table_pages, "position", position, "lies behind the last page; pages of a row:", request_.table_pages);
+    require(position / pools_.page_size < request_.table_pages, "position", position, "lies behind the last page; pages of a row:",
+            request_.table_pages);
     const bool is_first = last_position_[row] < 0;
+    if (is_first) first_token_[row] = token;
     require(is_first || (request_.rows[token - 1] == row && last_position_[row] + 1 == position), "a token of row", row,
             "does not follow the one before it; position", position);
     last_position_[row] = position;
@@ -49,12 +53,14 @@ class Checks {
     writer_[written] = static_cast<int32_t>(row);
   }
 
-  // Every page up to a row's last new token.
+  // Every page up to a row's last new token. A page that another row writes in this pass may be read by rows that come later: what
+  // stands before them has been written when they attend.
   void check_reading(int64_t row) const {
     for (int64_t index = 0; index * pools_.page_size <= last_position_[row]; ++index) {
       const int64_t read = page(row, index);
       require(read >= 0 && read < pools_.pages, "page", read, "is not below", pools_.pages);
-      require(writer_[read] < 0 || writer_[read] == row, "page", read, "is written by another row than", row);
+      const bool is_written_first = writer_[read] < 0 || first_token_[writer_[read]] <= first_token_[row];
+      require(is_written_first, "page", read, "is written by a later row than", row);
     }
   }
 
@@ -63,6 +69,7 @@ class Checks {
   const KeyValuePools& pools_;
   const ForwardRequest& request_;
   std::vector<int32_t> writer_;         // [pages], row that writes it, or -1
+  std::vector<int64_t> first_token_;    // [rows], or -1
   std::vector<int64_t> last_position_;  // [rows], of the newest token so far, or -1
 };
 

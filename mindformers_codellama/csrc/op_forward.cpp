@@ -25,6 +25,7 @@
 //   LlamaStep(handle int64 [1], pass...) -> float32 [wanted, vocabulary]: the same with few inputs, because each costs MindSpore
 //   about 4 us a call
 //   LlamaClose(handle int64 [1]) -> int64 [1]
+//   LlamaFingerprint(handle int64 [1]) -> int64 [1], of a float32 model: another number when a weight is another
 #include <map>
 #include <memory>
 
@@ -221,7 +222,8 @@ void read_sizes(const Arguments& in, const int64_t* sizes, LlamaModel& model) {
   const bool has_scales = model.form == Form::kInt8 || model.form == Form::kInt4;
   in.require(!has_scales || is_group(sizes[8]), "group " + std::to_string(sizes[8]) + " is neither 64 nor 128");
   model.group = has_scales ? sizes[8] : 0;
-  in.require(sizes[9] > 0 && sizes[9] % kLanes == 0 && sizes[9] <= 4096, "page size " + std::to_string(sizes[9]) + " is no multiple of 16 up to 4096");
+  const bool is_page_size = sizes[9] > 0 && sizes[9] % kLanes == 0 && sizes[9] <= 4096;
+  in.require(is_page_size, "page size " + std::to_string(sizes[9]) + " is no multiple of 16 up to 4096");
   in.require(sizes[10] == 0 || model.form == Form::kFloat32, "separate parameters are float32");
 }
 
@@ -253,9 +255,10 @@ KeyValuePools read_pools(const Arguments& in, int first, const OpenModel& open) 
   const LlamaModel& model = open.model;
   KeyValuePools pools;
   pools.bfloat16 = !in.is(first, "float32");
-  in.require(!pools.bfloat16 || in.is(first, "bfloat16") || in.is(first, "uint16"), "keys must be float32 or bfloat16");
-  in.require(in.is(first + 1, "float32") == !pools.bfloat16 && (!pools.bfloat16 || in.is(first + 1, "bfloat16") || in.is(first + 1, "uint16")),
-             "values must have the type of the keys");
+  for (int index : {first, first + 1}) {
+    const bool fits = pools.bfloat16 ? in.is(index, "bfloat16") || in.is(index, "uint16") : in.is(index, "float32");
+    in.require(fits, "keys and values must both be float32 or both bfloat16");
+  }
   pools.page_size = open.page_size;
   pools.pages = in.size(first, 0);
   const int64_t wanted = pools.pages * model.layers * model.kv_heads * pools.page_size * model.padded_head();
@@ -289,6 +292,18 @@ void run_pass(const char* name, const Arguments& in, int first, OpenModel& open)
   run_forward(open.model, pools, request, open.memory);
 }
 
+int64_t handle_of(const Arguments& in, int index) {
+  in.require(in.elements(index) == 1, "takes and gives one handle");
+  return *static_cast<const int64_t*>(in.typed(index, "int64"));
+}
+
+std::shared_ptr<OpenModel> opened(const Arguments& in) {
+  const int64_t handle = handle_of(in, 0);
+  auto open = registry().find(handle);
+  in.require(open != nullptr, "there is no open model " + std::to_string(handle));
+  return open;
+}
+
 }  // namespace
 }  // namespace codellama
 
@@ -304,23 +319,25 @@ CODELLAMA_OP(LlamaOpen) {
   auto open = std::make_shared<codellama::OpenModel>();
   codellama::read_model(in, 0, *open);
   const int output = in.count() - 1;
-  in.require(in.elements(output) == 1, "the output must be one handle");
+  codellama::handle_of(in, output);
   *static_cast<int64_t*>(in.typed(output, "int64")) = codellama::registry().add(std::move(open));
 }
 
 CODELLAMA_OP(LlamaStep) {
   in.expect_count(7);
-  in.require(in.elements(0) == 1, "takes one handle");
-  const int64_t handle = *static_cast<const int64_t*>(in.typed(0, "int64"));
-  const auto open = codellama::registry().find(handle);
-  in.require(open != nullptr, "there is no open model " + std::to_string(handle));
-  codellama::run_pass("LlamaStep", in, 1, *open);
+  codellama::run_pass("LlamaStep", in, 1, *codellama::opened(in));
 }
 
 CODELLAMA_OP(LlamaClose) {
   in.expect_count(2);
-  in.require(in.elements(0) == 1 && in.elements(1) == 1, "takes and gives one handle");
-  const int64_t handle = *static_cast<const int64_t*>(in.typed(0, "int64"));
-  codellama::registry().remove(handle);
-  *static_cast<int64_t*>(in.typed(1, "int64")) = handle;
+  codellama::registry().remove(codellama::handle_of(in, 0));
+  *static_cast<int64_t*>(in.typed(1, "int64")) = codellama::handle_of(in, 0);
+}
+
+CODELLAMA_OP(LlamaFingerprint) {
+  in.expect_count(2);
+  const auto open = codellama::opened(in);
+  in.require(open->model.form == codellama::Form::kFloat32 && !open->model.embedding_is_bfloat16, "takes float32 models");
+  codellama::handle_of(in, 1);
+  *static_cast<int64_t*>(in.typed(1, "int64")) = static_cast<int64_t>(codellama::fingerprint(open->model));
 }

@@ -1,4 +1,4 @@
-"""`MindSporeDecoder`: a cache, or reading everything again, is the same model.
+"""Decoders: a cache, reading everything again, or the network kernel is the same model.
 
 Bound 1e-5 of the largest logit: the same float32 sums, cut differently (chunks, cache lengths); measured 1e-6.
 """
@@ -10,13 +10,16 @@ import numpy as np
 import pytest
 from llama_numpy import logits_of_row, relative_error
 
+from mindformers_codellama.backends.fused_decoder import FusedDecoder
 from mindformers_codellama.backends.mindspore_decoder import MindSporeDecoder, cache_positions, chunks, row_positions
 from mindformers_codellama.config.model_config import ModelConfig
 from mindformers_codellama.errors import GenerationError, TokenizerError
 from mindformers_codellama.generation.protocol import Decoder
+from mindformers_codellama.kernels.choose import kernels_in_use
 from mindformers_codellama.model.initial import init_parameters
 from mindformers_codellama.model.llama import LlamaNetwork
 
+KINDS = ["cached", "uncached"] + ["fused"] * (kernels_in_use() is not None)
 BOUND = 1e-5
 LENGTHS = np.array([140, 7, 200], np.int32)
 STEPS = 64
@@ -38,8 +41,9 @@ def network():
 
 @pytest.fixture(scope="module")
 def decoders(network):
-    """By use_past; shared so that every size is compiled once. Each prompt begins anew."""
-    return {use_past: MindSporeDecoder(network, use_past=use_past) for use_past in (True, False)}
+    """By kind; shared so that every size is compiled once. Each prompt begins anew."""
+    made = {"cached": MindSporeDecoder(network), "uncached": MindSporeDecoder(network, use_past=False)}
+    return made | ({"fused": FusedDecoder(network)} if "fused" in KINDS else {})
 
 
 def make_tokens(rows, length, seed=0):
@@ -63,15 +67,16 @@ def test_sizes_are_few_and_end_at_the_models_length():
     assert {row_positions(n, 300) for n in range(1, 301)} == {32, 64, 128, 256, 300}
 
 
-def test_it_is_a_decoder(decoders):
-    assert isinstance(decoders[True], Decoder)
+@pytest.mark.parametrize("kind", KINDS)
+def test_it_is_a_decoder(decoders, kind):
+    assert isinstance(decoders[kind], Decoder)
 
 
-@pytest.mark.parametrize("use_past", [True, False])
-def test_prompt_and_steps_equal_one_pass_in_numpy(network, decoders, use_past):
+@pytest.mark.parametrize("kind", KINDS)
+def test_prompt_and_steps_equal_one_pass_in_numpy(network, decoders, kind):
     """Unequal rows, a prompt over several chunks, growth of the cache past 256."""
     tokens, more = make_tokens(3, 200), make_tokens(STEPS, 3, seed=1)
-    decoder, weights = decoders[use_past], weights_of(network)
+    decoder, weights = decoders[kind], weights_of(network)
     found = [decoder.prefill(tokens, LENGTHS)] + [decoder.step(row) for row in more]
     for row, length in enumerate(LENGTHS):
         ids = np.concatenate([tokens[row, :length], more[:, row]])
@@ -81,17 +86,17 @@ def test_prompt_and_steps_equal_one_pass_in_numpy(network, decoders, use_past):
 
 def test_a_position_too_far_exceeds_the_bound(network, decoders):
     """The seeded break of the test above: steps that forget to advance."""
-    tokens, decoder = make_tokens(1, 20), decoders[True]
+    tokens, decoder = make_tokens(1, 20), decoders["cached"]
     decoder.prefill(tokens, np.array([18], np.int32))
     wanted = logits_of_row(tokens[0, :19], weights_of(network), network.config)[-1]
     decoder._memory.lengths_B = np.array([19], np.int32)
     assert relative_error(decoder.step(tokens[:, 18])[0], wanted) > 100 * BOUND
 
 
-@pytest.mark.parametrize("use_past", [True, False])
-def test_reordered_rows_continue_as_the_rows_they_were(network, decoders, use_past):
+@pytest.mark.parametrize("kind", KINDS)
+def test_reordered_rows_continue_as_the_rows_they_were(network, decoders, kind):
     tokens, lengths = make_tokens(3, 9), np.array([9, 4, 6], np.int32)
-    decoder = decoders[use_past]
+    decoder = decoders[kind]
     decoder.prefill(tokens, lengths)
     decoder.reorder(np.array([2, 2, 0], np.int32))
     found = decoder.step(np.array([5, 6, 7], np.int32))
@@ -101,32 +106,35 @@ def test_reordered_rows_continue_as_the_rows_they_were(network, decoders, use_pa
         assert relative_error(found[row], logits_of_row(ids, weights, network.config)[-1]) < BOUND
 
 
-@pytest.mark.parametrize("use_past", [True, False])
-def test_a_full_row_stays_and_does_not_disturb_the_others(network, decoders, use_past):
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_full_row_stays_and_does_not_disturb_the_others(network, decoders, kind):
     limit = network.config.seq_length
     tokens, lengths = make_tokens(2, limit), np.array([limit - 1, 5], np.int32)
-    decoder, more = decoders[use_past], make_tokens(4, 2, seed=2)
+    decoder, more = decoders[kind], make_tokens(4, 2, seed=2)
     decoder.prefill(tokens, lengths)
     found = [decoder.step(row)[1] for row in more]
     wanted = logits_of_row(np.concatenate([tokens[1, :5], more[:, 1]]), weights_of(network), network.config)[5:]
     assert relative_error(found, wanted) < BOUND
 
 
-def test_going_on_when_every_row_is_full_is_refused(decoders):
+@pytest.mark.parametrize("kind", KINDS[1:])
+def test_going_on_when_every_row_is_full_is_refused(decoders, kind):
     limit = CONFIG.seq_length
-    decoder = decoders[False]
+    decoder = decoders[kind]
     decoder.prefill(make_tokens(1, limit), np.array([limit], np.int32))
     with pytest.raises(GenerationError, match=f"every row has reached the {limit} tokens"):
         decoder.step(np.array([1], np.int32))
 
 
-def test_a_prompt_longer_than_the_model_is_refused(decoders):
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_prompt_longer_than_the_model_is_refused(decoders, kind):
     with pytest.raises(GenerationError, match="prompt 1: has 301 tokens, the model holds 300"):
-        decoders[True].prefill(make_tokens(2, 301), np.array([300, 301], np.int32))
+        decoders[kind].prefill(make_tokens(2, 301), np.array([300, 301], np.int32))
 
 
-def test_a_token_outside_the_vocabulary_is_refused(decoders):
-    decoder = decoders[True]
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_token_outside_the_vocabulary_is_refused(decoders, kind):
+    decoder = decoders[kind]
     with pytest.raises(TokenizerError, match="token id 97"):
         decoder.prefill(np.array([[1, 97]], np.int32), np.array([2], np.int32))
     decoder.prefill(np.array([[1, 2]], np.int32), np.array([2], np.int32))
@@ -138,12 +146,13 @@ def test_padding_ids_inside_a_prompt_are_tokens_like_others(network, decoders):
     """Lengths say what is padding; both ways agree, also where MindFormers' two ways do not."""
     ids = np.array([[5, 0, 0, 6, 0]], np.int32)
     wanted = logits_of_row(ids[0], weights_of(network), network.config)[-1]
-    for use_past in (True, False):
-        assert relative_error(decoders[use_past].prefill(ids, np.array([5]))[0], wanted) < BOUND
+    for kind in KINDS:
+        assert relative_error(decoders[kind].prefill(ids, np.array([5]))[0], wanted) < BOUND
 
 
-def test_a_second_prompt_does_not_see_the_first(network, decoders):
-    decoder, weights = decoders[True], weights_of(network)
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_second_prompt_does_not_see_the_first(network, decoders, kind):
+    decoder, weights = decoders[kind], weights_of(network)
     decoder.prefill(make_tokens(1, 30), np.array([30], np.int32))
     ids = make_tokens(1, 4, seed=5)
     found = [decoder.prefill(ids[:, :3], np.array([3], np.int32))[0], decoder.step(ids[:, 3])[0]]
@@ -163,13 +172,14 @@ def test_caches_given_up_for_others_are_made_anew(graph_mode, monkeypatch):
         assert relative_error([logits[-1] for logits in found], wanted) < BOUND
 
 
+@pytest.mark.parametrize("kind", [kind for kind in KINDS if kind != "uncached"])
 @pytest.mark.parametrize("mode", ["graph_mode", "eager_mode"])
-def test_new_weights_are_seen_after_generating_with_old_ones(request, toy_config, mode):
+def test_new_weights_are_seen_after_generating_with_old_ones(request, toy_config, mode, kind):
     """In PyNative mode a compiled graph goes on reading replaced weights; the decoder must notice."""
     request.getfixturevalue(mode)
     network, ids = LlamaNetwork(toy_config), make_tokens(1, 5)
     init_parameters(network, 1, std=0.2)
-    decoder = MindSporeDecoder(network)
+    decoder = FusedDecoder(network) if kind == "fused" else MindSporeDecoder(network)
     old = decoder.prefill(ids, np.array([5], np.int32))
     other = LlamaNetwork(toy_config)
     init_parameters(other, 2, std=0.2)

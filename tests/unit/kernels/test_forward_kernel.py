@@ -216,6 +216,15 @@ def test_a_token_gets_the_same_bits_alone_and_in_company(form):
     np.testing.assert_array_equal(alone, together)
 
 
+@pytest.mark.parametrize("form", ["float32", "int4"])
+def test_a_row_reads_pages_that_an_earlier_row_writes_in_the_same_pass(form):
+    toy = Toy(form=form)
+    first, ending = ids_of(toy, 35), ids_of(toy, 9, seed=4)
+    second = np.concatenate([first[:32], ending])
+    found = forward(toy, toy.pools(5), [[4, 1, 2], [4, 1, 0]], [(0, 0, first), (1, 32, ending)])
+    assert error(found[35:], toy.reference(second)[32:]) < BOUNDS[form]
+
+
 @pytest.mark.parametrize("biases", [False, True])
 def test_separate_parameters_with_and_without_biases(biases):
     toy = Toy(separate=True, biases=biases)
@@ -265,7 +274,7 @@ def bad_requests():
         ("page -1 is not below 4", [(0, 14, ids)], [[0, -1]], None),
         ("page 4 is not below 4", [(0, 20, ids)], [[4, 1]], None),
         ("is written by two rows", [(0, 0, ids), (1, 0, ids)], [[1], [1]], None),
-        ("is written by another row", [(0, 16, ids), (1, 0, ids)], [[1, 0], [1, 2]], None),
+        ("is written by a later row", [(0, 16, ids), (1, 0, ids)], [[1, 0], [1, 2]], None),
         ("does not follow the one before", [(0, 0, ids), (0, 5, ids)], [[0, 1]], None),
         ("does not follow the one before", [(0, 0, ids), (1, 0, ids), (0, 4, ids)], [[0], [1]], None),
         ("a wanted token 4 is none of 4", [(0, 0, ids)], [[0]], [4]),
