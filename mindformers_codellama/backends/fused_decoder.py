@@ -97,7 +97,7 @@ class FusedDecoder:
                 fix="ask for fewer new tokens, or raise model.model_config.seq_length.",
             )
         check_token_ids(tokens_B, self.vocab_size, where="next tokens")
-        self._rows.append(tokens_B[open_rows], open_rows)
+        self._rows.append(tokens_B[open_rows].tolist(), open_rows)
         pieces = [(index, rows[index].length - 1, tokens_B[index : index + 1]) for index in open_rows]
         found = self._forward(pieces, np.arange(len(pieces)))
         self._rows.publish_full()

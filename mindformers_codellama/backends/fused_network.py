@@ -49,6 +49,7 @@ class FusedNetwork:
         self._operator = kernel_operator("LlamaStep", lambda handle, tokens, wanted, *_: (wanted[0], vocabulary), lambda *_: ms.float32)
         self._rotary = _rotary_table(self.config)
         self._places: tuple[int, ...] = ()
+        self._closing: weakref.finalize | None = None
         self._fingerprint = 0
         if isinstance(weights, PackedModel):
             self._open(_packed_inputs(weights, self._rotary))
@@ -111,7 +112,7 @@ class FusedNetwork:
         self._inputs = inputs
         self._handle = handle
         self._handle_tensor = ms.Tensor.from_numpy(handle)
-        if self._places:
+        if self._closing is not None:
             self._closing()
         self._closing = weakref.finalize(self, call, "LlamaClose", [handle], [np.zeros(1, np.int64)])
 
