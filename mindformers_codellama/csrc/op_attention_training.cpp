@@ -39,14 +39,15 @@ AttentionCall read_call(const Arguments& in) {
   call.positions = in.ints(4), call.segments = in.ints(5), call.tokens = in.ints(6);
   const int64_t known = in.size(3, 0);
   for (int64_t i = 0; i < in.rows(0); ++i) {
-    in.require(call.positions[i] >= 0 && call.positions[i] < known, "position " + std::to_string(call.positions[i]) + " is not in the table");
+    in.require(call.positions[i] >= 0 && call.positions[i] < known,
+               "position " + std::to_string(call.positions[i]) + " is not in the table");
   }
   return call;
 }
 
 // Memory of tensor `index`, which must have the type of q and the size of tensor `like`.
 void* same(const Arguments& in, int index, int like) {
-  in.require(in.elements(index) == in.elements(like), "tensor " + std::to_string(index) + " has another size than tensor " + std::to_string(like));
+  in.require(in.elements(index) == in.elements(like), "tensor " + std::to_string(index) + " has another size than it must have");
   return in.typed(index, in.is(0, "bfloat16") ? "bfloat16" : "float32");
 }
 

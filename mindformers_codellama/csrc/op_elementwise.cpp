@@ -31,7 +31,7 @@ void* shifted(void* p, int64_t at, bool bfloat16) { return static_cast<char*>(p)
 
 // Memory of tensor `index`, float32 or bfloat16 as said, as large as tensor `like`.
 void* same_size(const Arguments& in, int index, int like, bool bfloat16) {
-  in.require(in.elements(index) == in.elements(like), "tensor " + std::to_string(index) + " has another size than tensor " + std::to_string(like));
+  in.require(in.elements(index) == in.elements(like), "tensor " + std::to_string(index) + " has another size than it must have");
   return in.typed(index, bfloat16 ? "bfloat16" : "float32");
 }
 
@@ -98,7 +98,8 @@ void gradient_norm_op(const Arguments& in) {
   std::vector<Share> shares;
   for (int index = 1; index + 1 < in.count(); ++index) {
     const float* x = in.floats(index);
-    for (int64_t begin = 0; begin < in.elements(index); begin += kShare) shares.push_back({x + begin, std::min(kShare, in.elements(index) - begin)});
+    const int64_t count = in.elements(index);
+    for (int64_t begin = 0; begin < count; begin += kShare) shares.push_back({x + begin, std::min(kShare, count - begin)});
   }
   std::vector<double> sums(shares.size());
   parallel_for([&](int worker, int workers) {

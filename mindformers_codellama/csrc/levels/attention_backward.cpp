@@ -80,7 +80,7 @@ QueryFactors<T> prepare_queries(const AttentionCall& call, const Heads<T>& heads
     read_block(heads.query(static_cast<const T*>(call.o), member, i), stride, valid, heads.width, heads.padded, other);
     for (int64_t s = 0; s < kBlock; ++s) {
       Vec sums = zero();
-      for (int64_t h = 0; h < heads.padded; h += kLanes) sums = fma(load(block + s * heads.padded + h), load(other + s * heads.padded + h), sums);
+      for (int64_t h = s * heads.padded; h < (s + 1) * heads.padded; h += kLanes) sums = fma(load(block + h), load(other + h), sums);
       to.delta[i * kBlock + s] = sum(sums);
       to.lse[i * kBlock + s] = s < valid ? heads.lse(member, i)[s] * kLog2OfE : 0.0f;
     }
@@ -95,24 +95,37 @@ struct ScoreFactors {
   LaneMatrix<T> weights, score_rows, score_pairs;
 };
 
-// Weights and gradients of scores of one block; `mask` is null when all is visible.
-template <class T>
+// Weights and gradients of scores of 16 queries and one key.
+struct Weighed {
+  Vec p, ds;
+};
+
+template <bool Masked>
+inline Weighed weigh_at(const float* scores, const float* grad_weights, const float* mask, int64_t at, Vec factor, Vec log_sum, Vec shift) {
+  const Vec hidden = Masked ? load(mask + at) - log_sum : zero() - log_sum;
+  const Vec p = exp2_or_zero(fma(load(scores + at), factor, hidden));
+  return {p, p * (load(grad_weights + at) - shift)};
+}
+
+// Weights and gradients of scores of one block, two keys by 32 queries at a time; `mask` is read when there is something to hide.
+template <bool Masked, class T>
 void weigh(const float* scores, const float* grad_weights, const float* mask, float scale, const float* lse, const float* delta,
            ScoreFactors<T> to) {
   const Vec factor = broadcast(scale);
-  for (int64_t s = 0; s < kBlock; s += kLanes) {
-    const Vec log_sum = load(lse + s), shift = load(delta + s);
+  for (int64_t s = 0; s < kBlock; s += 2 * kLanes) {
+    const Vec log_sums[2] = {load(lse + s), load(lse + s + kLanes)};
+    const Vec shifts[2] = {load(delta + s), load(delta + s + kLanes)};
     for (int64_t t = 0; t < kBlock; t += 2) {
-      Vec ds[2];
-      for (int64_t odd = 0; odd < 2; ++odd) {
-        const int64_t at = (t + odd) * kBlock + s;
-        const Vec hidden = mask ? load(mask + at) : zero();
-        const Vec p = exp2_or_zero(fma(load(scores + at), factor, hidden) - log_sum);
-        ds[odd] = p * (load(grad_weights + at) - shift);
-        store(to.weights.at(t + odd, 0) + s, p);
-        if (kValuesPerLane<T> > 1) store(to.score_rows.at(t + odd, 0) + s, ds[odd]);
+      Weighed made[2][2];
+      for (int row = 0; row < 2; ++row) {
+        for (int half = 0; half < 2; ++half) {
+          const int64_t at = (t + row) * kBlock + s + half * kLanes;
+          made[row][half] = weigh_at<Masked>(scores, grad_weights, mask, at, factor, log_sums[half], shifts[half]);
+        }
+        store_row(to.weights, t + row, s, made[row][0].p, made[row][1].p);
+        if (kValuesPerLane<T> > 1) store_row(to.score_rows, t + row, s, made[row][0].ds, made[row][1].ds);
       }
-      store_row_pair(to.score_pairs, t, s, ds[0], ds[1]);
+      for (int half = 0; half < 2; ++half) store_row_pair(to.score_pairs, t, s + half * kLanes, made[0][half].ds, made[1][half].ds);
     }
   }
 }
@@ -124,34 +137,43 @@ struct Sums {
 
 // Everything one block of keys and one block of queries give to the sums.
 template <class T>
-void add_block(const Heads<T>& heads, const AttentionTask& task, const KeyFactors<T>& key, const QueryFactors<T>& query, int64_t i, int64_t j,
-               const float* mask, BackwardScratch& scratch, const Sums& sums) {
+void add_block(const Heads<T>& heads, const AttentionTask& task, const KeyFactors<T>& key, const QueryFactors<T>& query, int64_t i,
+               int64_t j, const float* mask, BackwardScratch& scratch, const Sums& sums) {
   float* scores = scratch.scores.get<float>(kBlock * kBlock);
   float* grad_weights = scratch.grad_scores.get<float>(kBlock * kBlock);
   const LaneMatrix<T> pairs{scratch.score_pairs.get<T>(kBlock * kBlock), kBlock};
   // of float32 both layouts are the same
-  const LaneMatrix<T> rows = kValuesPerLane<T> > 1 ? LaneMatrix<T>{scratch.score_rows.get<T>(kBlock * kBlock), Heads<T>::kBlockSteps} : pairs;
+  const LaneMatrix<T> rows =
+      kValuesPerLane<T> > 1 ? LaneMatrix<T>{scratch.score_rows.get<T>(kBlock * kBlock), Heads<T>::kBlockSteps} : pairs;
   const ScoreFactors<T> made{{scratch.weights.get<T>(kBlock * kBlock), Heads<T>::kBlockSteps}, rows, pairs};
   const int64_t steps = heads.head_steps(), padded = heads.padded;
   const LaneMatrix<T> q{query.query.at(i * steps, 0), kBlock}, grad{query.grad.at(i * steps, 0), kBlock};
-  block_product(LaneMatrix<T>{key.keys.at(j * kBlock, 0), steps}, q, kBlock, kBlock, steps, scores, kBlock, false);
-  block_product(LaneMatrix<T>{key.values.at(j * kBlock, 0), steps}, grad, kBlock, kBlock, steps, grad_weights, kBlock, false);
+  const Causal columns = i == j ? Causal::kColumnsFromRow : Causal::kNot, from_row = i == j ? Causal::kStepsFromRow : Causal::kNot;
+  block_product(LaneMatrix<T>{key.keys.at(j * kBlock, 0), steps}, q, kBlock, kBlock, steps, scores, kBlock, false, columns);
+  block_product(LaneMatrix<T>{key.values.at(j * kBlock, 0), steps}, grad, kBlock, kBlock, steps, grad_weights, kBlock, false, columns);
   const float scale = kLog2OfE / std::sqrt(static_cast<float>(heads.width));
-  weigh(scores, grad_weights, mask, scale, query.lse + i * kBlock, query.delta + i * kBlock, made);
+  if (mask) {
+    weigh<true>(scores, grad_weights, mask, scale, query.lse + i * kBlock, query.delta + i * kBlock, made);
+  } else {
+    weigh<false>(scores, grad_weights, mask, scale, query.lse + i * kBlock, query.delta + i * kBlock, made);
+  }
   if (task.gives_keys) {
     const LaneMatrix<T> query_pairs{query.query_pairs.at(i * Heads<T>::kBlockSteps, 0), padded};
     const LaneMatrix<T> grad_pairs{query.grad_pairs.at(i * Heads<T>::kBlockSteps, 0), padded};
-    block_product(made.weights, grad_pairs, kBlock, padded, Heads<T>::kBlockSteps, sums.dv + j * kBlock * padded, padded, true);
-    block_product(made.score_rows, query_pairs, kBlock, padded, Heads<T>::kBlockSteps, sums.dk + j * kBlock * padded, padded, true);
+    const int64_t at = j * kBlock * padded;
+    block_product(made.weights, grad_pairs, kBlock, padded, Heads<T>::kBlockSteps, sums.dv + at, padded, true, from_row);
+    block_product(made.score_rows, query_pairs, kBlock, padded, Heads<T>::kBlockSteps, sums.dk + at, padded, true, from_row);
   }
   if (task.gives_queries) {
     const LaneMatrix<T> turned{key.turned_keys.at(0, j * Heads<T>::kBlockSteps), key.turned_keys.stride};
-    block_product(turned, made.score_pairs, padded, kBlock, Heads<T>::kBlockSteps, sums.dq + i * padded * kBlock, kBlock, true);
+    block_product(turned, made.score_pairs, padded, kBlock, Heads<T>::kBlockSteps, sums.dq + i * padded * kBlock, kBlock, true,
+                  i == j ? Causal::kStepsBeforeColumns : Causal::kNot);
   }
 }
 
 template <class T>
-void write_queries(const AttentionCall& call, const Heads<T>& heads, const AttentionTask& task, int64_t member, const float* dq, float* block) {
+void write_queries(const AttentionCall& call, const Heads<T>& heads, const AttentionTask& task, int64_t member, const float* dq,
+                   float* block) {
   const float scale = 1.0f / std::sqrt(static_cast<float>(heads.width));
   for (int64_t i = task.query_begin; i < task.query_end; ++i) {
     const int64_t valid = heads.valid(i);

@@ -85,13 +85,21 @@ inline void write_block(const float* block, int64_t rows, int64_t width, int64_t
 }
 
 // Turns the first `rows` rows of a block by their positions (model/rope.py); `sign` -1 turns back.
-inline void turn_block(float* block, int64_t rows, int64_t width, int64_t padded, const float* table, const int32_t* positions, float sign) {
+inline void turn_block(float* block, int64_t rows, int64_t width, int64_t padded, const float* table, const int32_t* positions,
+                       float sign) {
   const int64_t half = width / 2;
   const Vec direction = broadcast(sign);
   for (int64_t row = 0; row < rows; ++row, block += padded) {
     const float* cosines = table + positions[row] * width;
-    for (int64_t i = 0; i < half; i += kLanes) {
-      const int count = static_cast<int>(half - i < kLanes ? half - i : kLanes);
+    int64_t i = 0;
+    for (; i + kLanes <= half; i += kLanes) {
+      const Vec a = load(block + i), b = load(block + half + i);
+      const Vec cosine = load(cosines + i), sine = load(cosines + half + i) * direction;
+      store(block + i, a * cosine - b * sine);
+      store(block + half + i, b * cosine + a * sine);
+    }
+    if (i < half) {
+      const int count = static_cast<int>(half - i);
       const Vec a = load_first(block + i, count), b = load_first(block + half + i, count);
       const Vec cosine = load_first(cosines + i, count), sine = load_first(cosines + half + i, count) * direction;
       store_first(block + i, a * cosine - b * sine, count);
@@ -106,7 +114,8 @@ class Visibility {
   enum Answer { kNothing, kAll, kSome };
 
   Visibility(const AttentionCall& call, int64_t row)
-      : segments_(call.segments + row * call.length), tokens_(call.tokens + row * call.length), length_(call.length), pad_(call.pad_token) {}
+      : segments_(call.segments + row * call.length), tokens_(call.tokens + row * call.length), length_(call.length),
+        pad_(call.pad_token) {}
 
   // Of the keys of block `keys` by the queries of block `queries` (keys <= queries).
   Answer of(int64_t queries, int64_t keys) const {

@@ -18,7 +18,8 @@ struct Softmax {
 
 // Keys of all blocks as left factor [positions][head steps] and values as left factor [padded][position steps].
 template <class T>
-void prepare_keys(const AttentionCall& call, const Heads<T>& heads, int64_t blocks, ForwardScratch& scratch, LaneMatrix<T> keys, LaneMatrix<T> values) {
+void prepare_keys(const AttentionCall& call, const Heads<T>& heads, int64_t blocks, ForwardScratch& scratch, LaneMatrix<T> keys,
+                  LaneMatrix<T> values) {
   float* block = scratch.block.get<float>(kBlock * heads.padded);
   const LaneMatrix<T> pairs{scratch.pairs.get<T>(kBlock * heads.padded), heads.padded};
   for (int64_t j = 0; j < blocks; ++j) {
@@ -34,7 +35,8 @@ void prepare_keys(const AttentionCall& call, const Heads<T>& heads, int64_t bloc
 
 // Queries of a block as right factor [head steps][kBlock].
 template <class T>
-void prepare_queries(const AttentionCall& call, const Heads<T>& heads, int64_t member, int64_t i, ForwardScratch& scratch, LaneMatrix<T> query) {
+void prepare_queries(const AttentionCall& call, const Heads<T>& heads, int64_t member, int64_t i, ForwardScratch& scratch,
+                     LaneMatrix<T> query) {
   float* block = scratch.block.get<float>(kBlock * heads.padded);
   const LaneMatrix<T> rows{scratch.pairs.get<T>(kBlock * heads.padded), heads.head_steps()};
   read_block(heads.query(static_cast<const T*>(call.q), member, i), heads.query_stride(), heads.valid(i), heads.width, heads.padded, block);
@@ -43,31 +45,37 @@ void prepare_queries(const AttentionCall& call, const Heads<T>& heads, int64_t m
   transpose_lanes(rows, kBlock, heads.head_steps(), query);
 }
 
+// Scores of 16 queries and key t in units of log 2; hidden ones far below all others.
+template <bool Masked>
+inline Vec score_at(const float* scores, const float* mask, int64_t at, Vec factor) {
+  return Masked ? fma(load(scores + at), factor, load(mask + at)) : load(scores + at) * factor;
+}
+
 // One block of keys: scores [key][query] become weights, a right factor [key steps][query]; `mixed` [padded][query] and the
-// sums so far are brought to the new largest scores. `mask` is null when all is visible.
-template <class T>
+// sums so far are brought to the new largest scores. `mask` is read when there is something to hide.
+template <bool Masked, class T>
 void weigh(const float* scores, const float* mask, float scale, Softmax& softmax, LaneMatrix<T> weights, float* mixed, int64_t padded) {
   const Vec factor = broadcast(scale);
   for (int64_t s = 0; s < kBlock; s += kLanes) {
     const Vec before = load(softmax.top + s);
-    Vec top = before;
-    for (int64_t t = 0; t < kBlock; ++t) {
-      const Vec hidden = mask ? load(mask + t * kBlock + s) : zero();
-      top = max(top, fma(load(scores + t * kBlock + s), factor, hidden));
+    Vec tops[2] = {before, before};
+    for (int64_t t = 0; t < kBlock; t += 2) {
+      tops[0] = max(tops[0], score_at<Masked>(scores, mask, t * kBlock + s, factor));
+      tops[1] = max(tops[1], score_at<Masked>(scores, mask, (t + 1) * kBlock + s, factor));
     }
+    const Vec top = max(tops[0], tops[1]);
     Vec sums[2] = {zero(), zero()};
     for (int64_t t = 0; t < kBlock; t += 2) {
-      Vec p[2];
-      for (int64_t odd = 0; odd < 2; ++odd) {
-        const Vec hidden = mask ? load(mask + (t + odd) * kBlock + s) : zero();
-        p[odd] = exp2_or_zero(fma(load(scores + (t + odd) * kBlock + s), factor, hidden) - top);
-        sums[odd] = sums[odd] + p[odd];
-      }
-      store_row_pair(weights, t, s, p[0], p[1]);
+      const Vec even = exp2_or_zero(score_at<Masked>(scores, mask, t * kBlock + s, factor) - top);
+      const Vec odd = exp2_or_zero(score_at<Masked>(scores, mask, (t + 1) * kBlock + s, factor) - top);
+      sums[0] = sums[0] + even;
+      sums[1] = sums[1] + odd;
+      store_row_pair(weights, t, s, even, odd);
     }
     const Vec shrink = exp2_or_zero(before - top);
     store(softmax.sum + s, fma(load(softmax.sum + s), shrink, sums[0] + sums[1]));
     store(softmax.top + s, top);
+    if (sum(shrink) == static_cast<float>(kLanes)) continue;  // nothing grew
     for (int64_t h = 0; h < padded; ++h) store(mixed + h * kBlock + s, load(mixed + h * kBlock + s) * shrink);
   }
 }
@@ -113,10 +121,17 @@ void forward(const AttentionCall& call, const AttentionTask& task) {
         const Visibility::Answer answer = visible.of(i, j);
         if (answer == Visibility::kNothing) continue;
         if (answer == Visibility::kSome) visible.fill(i, j, mask);
-        block_product(LaneMatrix<T>{keys.at(j * kBlock, 0), keys.stride}, query, kBlock, kBlock, heads.head_steps(), scores, kBlock, false);
-        weigh(scores, answer == Visibility::kSome ? mask : nullptr, scale, softmax, weights, mixed, heads.padded);
-        block_product(LaneMatrix<T>{values.at(0, j * Heads<T>::kBlockSteps), values.stride}, weights, heads.padded, kBlock,
-                      Heads<T>::kBlockSteps, mixed, kBlock, true);
+        const LaneMatrix<T> key{keys.at(j * kBlock, 0), keys.stride};
+        const LaneMatrix<T> value{values.at(0, j * Heads<T>::kBlockSteps), values.stride};
+        block_product(key, query, kBlock, kBlock, heads.head_steps(), scores, kBlock, false,
+                      i == j ? Causal::kColumnsFromRow : Causal::kNot);
+        if (answer == Visibility::kSome) {
+          weigh<true>(scores, mask, scale, softmax, weights, mixed, heads.padded);
+        } else {
+          weigh<false>(scores, mask, scale, softmax, weights, mixed, heads.padded);
+        }
+        block_product(value, weights, heads.padded, kBlock, Heads<T>::kBlockSteps, mixed, kBlock, true,
+                      i == j ? Causal::kStepsBeforeColumns : Causal::kNot);
       }
       finish(call, heads, member, i, softmax, mixed, scratch.block.get<float>(kBlock * heads.padded));
     }

@@ -64,24 +64,35 @@ inline void product_tile(LaneMatrix<T> left, LaneMatrix<T> right, int64_t steps,
   }
 }
 
+// What a block on the diagonal needs not compute, because keys behind a query are hidden from it.
+enum class Causal {
+  kNot,                 // everything is needed
+  kColumnsFromRow,      // rows are keys and columns queries: only columns from the row's number on; others become 0
+  kStepsFromRow,        // rows are keys, sums run over queries: those before the row's number are 0
+  kStepsBeforeColumns,  // columns are queries, sums run over keys: those behind the column's number are 0
+};
+
 // sums [rows][columns], rows `stride` apart, (+)= left [rows][steps] * right [steps][columns]; rows is a multiple of
 // kProductRows, columns of 16. Every sum over the steps is made in order and then added, whatever the tile.
 template <class T>
-inline void block_product(LaneMatrix<T> left, LaneMatrix<T> right, int64_t rows, int64_t columns, int64_t steps, float* sums, int64_t stride,
-                          bool adds) {
+inline void block_product(LaneMatrix<T> left, LaneMatrix<T> right, int64_t rows, int64_t columns, int64_t steps, float* sums,
+                          int64_t stride, bool adds, Causal causal = Causal::kNot) {
   for (int64_t column = 0; column < columns;) {
     const bool is_wide = column + kProductVecs * kLanes <= columns;
-    const LaneMatrix<T> panel{right.at(0, column), right.stride};
+    const int64_t next = column + (is_wide ? kProductVecs * kLanes : kLanes);
     for (int64_t row = 0; row < rows; row += kProductRows) {
-      const LaneMatrix<T> strip{left.at(row, 0), left.stride};
+      const int64_t begin = causal == Causal::kStepsFromRow ? row / kValuesPerLane<T> : 0;
+      int64_t end = causal == Causal::kStepsBeforeColumns && next / kValuesPerLane<T> < steps ? next / kValuesPerLane<T> : steps;
+      if (causal == Causal::kColumnsFromRow && next <= row) end = 0;
+      const LaneMatrix<T> strip{left.at(row, begin), left.stride}, panel{right.at(begin, column), right.stride};
       float* to = sums + row * stride + column;
       if (is_wide) {
-        product_tile<kProductRows, kProductVecs>(strip, panel, steps, to, stride, adds);
+        product_tile<kProductRows, kProductVecs>(strip, panel, end - begin, to, stride, adds);
       } else {
-        product_tile<kProductRows, 1>(strip, panel, steps, to, stride, adds);
+        product_tile<kProductRows, 1>(strip, panel, end - begin, to, stride, adds);
       }
     }
-    column += is_wide ? kProductVecs * kLanes : kLanes;
+    column = next;
   }
 }
 
@@ -95,11 +106,22 @@ inline void store_row_pair(LaneMatrix<Bfloat16> lanes, int64_t row, int64_t colu
   store_lanes(lanes.at(row / 2, column), interleave_bfloat16(even, odd));
 }
 
+// Writes 32 values of a row of a left factor, from value `i` on.
+inline void store_row(LaneMatrix<float> lanes, int64_t row, int64_t i, Vec first, Vec second) {
+  store(lanes.at(row, 0) + i, first);
+  store(lanes.at(row, 0) + i + kLanes, second);
+}
+inline void store_row(LaneMatrix<Bfloat16> lanes, int64_t row, int64_t i, Vec first, Vec second) {
+  store_lanes(lanes.at(row, 0) + i, join_bfloat16(first, second));
+}
+
 // block [rows][columns] of floats to a left factor summed over its columns; columns a multiple of 16.
 template <class T>
 inline void put_rows(const float* block, int64_t rows, int64_t columns, LaneMatrix<T> to) {
   for (int64_t row = 0; row < rows; ++row, block += columns) {
-    for (int64_t i = 0; i < columns; i += kLanes) store(to.at(row, 0) + i, load(block + i));
+    int64_t i = 0;
+    for (; i + 2 * kLanes <= columns; i += 2 * kLanes) store_row(to, row, i, load(block + i), load(block + i + kLanes));
+    if (i < columns) store(to.at(row, 0) + i, load(block + i));
   }
 }
 

@@ -70,7 +70,8 @@ void gate(const void* a, const void* b, void* y, bool bfloat16, int64_t count) {
 
 template <class T>
 void gate_grad_typed(const void* a, const void* b, const void* dy, void* da, void* db, int64_t count) {
-  gate_grad_of(static_cast<const T*>(a), static_cast<const T*>(b), static_cast<const T*>(dy), static_cast<T*>(da), static_cast<T*>(db), count);
+  gate_grad_of(static_cast<const T*>(a), static_cast<const T*>(b), static_cast<const T*>(dy), static_cast<T*>(da), static_cast<T*>(db),
+               count);
 }
 
 void gate_grad(const void* a, const void* b, const void* dy, void* da, void* db, bool bfloat16, int64_t count) {
