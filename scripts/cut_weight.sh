@@ -22,7 +22,7 @@ case ${1:-} in
         exit 0
         ;;
     --float) ;;
-    --quant) fail "--quant: quantised weights cannot be cut, because this suite does not quantise yet. Cut the floating-point weights: --float N." ;;
+    --quant) fail "--quant: packed weights (codellama quantize) run in one process and are not cut over ranks. Cut the floating-point weights: --float N." ;;
     *) fail "expected --float N, got: ${*:-nothing}." ;;
 esac
 parts=${2:-}

@@ -17,7 +17,7 @@ from mindformers_codellama.config.model_config import ModelConfig
 from mindformers_codellama.errors import EnvironmentFault
 from mindformers_codellama.kernels.choose import asked_for
 from mindformers_codellama.kernels.library import load_library
-from mindformers_codellama.kernels.packed import pack_weights as pack_by_kernels
+from mindformers_codellama.kernels.packed import pack_weights_fast as pack_by_kernels
 from mindformers_codellama.layout.boxes import Box
 from mindformers_codellama.quantization.quantize import PackedMatrix, WeightError, as_float32, not_finite, unpack_weights, weight_error
 from mindformers_codellama.quantization.quantize import pack_weights as pack_by_numpy

@@ -35,8 +35,6 @@ __all__ = ["LlamaForCausalLM", "strip_pads", "token_rows"]
 
 logger = logging.getLogger(__name__)
 
-FUSED_IS_UNFINISHED = True
-
 
 class LlamaForCausalLM(CausalLM, LlamaNetwork):
     """Llama with its output head. Parameter names are MindFormers', so `ms.load_param_into_net` takes its files.
@@ -136,18 +134,16 @@ class LlamaForCausalLM(CausalLM, LlamaNetwork):
         return self._decoders[use_past]
 
     def _plain_because(self, use_past: bool) -> str:
-        """Why the network kernel is not used; empty when it is."""
-        if FUSED_IS_UNFINISHED:
-            return "the network kernel is not finished"
-        types = (self.config.param_init_dtype, self.config.compute_dtype)
+        """Why the network kernel is not used; empty when it is. With products in bfloat16 it computes in float32, which is nearer."""
         if current_device() != "CPU":
             return f"the device is {current_device()}"
         if self.part != WHOLE:
             return "the model is cut over ranks"
         if not use_past:
             return "use_past is False"
-        if types != ("float32", "float32"):
-            return f"weights are {types[0]} and products {types[1]}; the kernel takes float32 networks and packed weights (--weights)"
+        if self.config.param_init_dtype != "float32" or self.config.compute_dtype == "float16":
+            types = f"weights are {self.config.param_init_dtype} and products {self.config.compute_dtype}"
+            return f"{types}; the kernel takes float32 networks and packed weights (--weights)"
         return "" if kernels_in_use() else "kernels are off or cannot be used"
 
 

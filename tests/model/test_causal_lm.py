@@ -9,6 +9,7 @@ import pytest
 from mindformers_codellama.checkpoint.convert import convert
 from mindformers_codellama.config.mindformers_api import LlamaConfig
 from mindformers_codellama.errors import CheckpointError, ConfigError, Findings, GenerationError, TokenizerError
+from mindformers_codellama.kernels.choose import plain_operators
 from mindformers_codellama.model.initial import init_parameters
 from mindformers_codellama.pipelines.causal_lm import LlamaForCausalLM, strip_pads
 
@@ -145,7 +146,7 @@ def test_names_and_paths_without_weights_are_refused(tmp_path):
 
 
 def test_bfloat16_is_refused_on_the_cpu_with_all_keys_and_the_reason():
-    with pytest.raises(Findings) as raised:
+    with plain_operators(), pytest.raises(Findings) as raised:
         LlamaForCausalLM(LlamaConfig(**{**SETTINGS, "compute_dtype": "bfloat16", "param_init_type": "bfloat16"}))
     assert "model.model_config.compute_dtype: got 'bfloat16'; MindSpore's CPU backend has no bfloat16 matrix product" in str(raised.value)
     assert "write param_init_type: float32 (or float16)" in str(raised.value)

@@ -110,7 +110,7 @@ def test_a_hugging_face_directory_is_cut_and_its_tokenizer_goes_along(tmp_path: 
     assert (tmp_path / "back/model.safetensors").stat().st_size > 0
     again = open_checkpoint(tmp_path / "back")
     assert all(again.read(name).tobytes() == values.tobytes() for name, values in weights.items())
-    for words, text in ((["--quant", "2"], "does not quantise yet"), (["--float", "x"], "number of parts"), ([], "expected --float N")):
+    for words, text in ((["--quant", "2"], "are not cut over ranks"), (["--float", "x"], "number of parts"), ([], "expected --float N")):
         bad = subprocess.run([*script, *words], env=environment, capture_output=True, text=True, check=False)
         assert bad.returncode == 2
         assert text in bad.stderr
