@@ -4,6 +4,7 @@
 #include <atomic>
 #include <cstring>
 
+#include "gemm.h"
 #include "norm.h"
 #include "paged_attention.h"
 
@@ -17,6 +18,71 @@ constexpr int64_t kChunk = 512;
 constexpr int64_t kSpanKeys = 512;
 // Up to this many tokens of a row, threads share the spans of a query block.
 constexpr int64_t kSharedTokens = 16;
+
+// From this many tokens on, products with float32 weights go through gemm(), which packs its factors first; that pays when many
+// rows use them.
+constexpr int64_t kGemmTokens = 32;
+
+// How phases are run: by one worker of a parallel_for that spans the whole chunk, with barriers between the phases; or, because
+// gemm() brings its own threads, each phase in a parallel_for of its own.
+class Team {
+ public:
+  Team() = default;
+  Team(int worker, int workers) : worker_(worker), workers_(workers), inside_(true) {}
+
+  template <class Phase>
+  void run(const Phase& phase) const {
+    if (inside_) {
+      phase(worker_, workers_);
+    } else {
+      parallel_for(phase);
+    }
+  }
+
+  // Between a phase that writes and one in which other workers read it.
+  void meet() const {
+    if (inside_) wait_for_workers();
+  }
+
+  // y (+)= inputs times the matrix, transposed.
+  void multiply(const Activations& inputs, const WeightMatrix& matrix, float* y, int64_t y_stride, bool add) const {
+    if (inside_) {
+      multiply_piece(inputs, matrix, y, y_stride, add, worker_, workers_);
+      return;
+    }
+    Product product;
+    product.m = inputs.rows;
+    product.n = matrix.rows;
+    product.terms.resize(1);
+    Term& term = product.terms[0];
+    term.left.data = inputs.x;
+    term.left.stride = inputs.x_stride;
+    term.right.data = matrix.values;
+    term.right.stride = matrix.columns;
+    term.right.transposed = true;
+    term.k = matrix.columns;
+    product.result = y;
+    product.stride = y_stride;
+    product.accumulate = add;
+    gemm(product);
+  }
+
+  bool is_inside() const { return inside_; }
+
+ private:
+  int worker_ = 0, workers_ = 1;
+  bool inside_ = false;
+};
+
+// Runs work(team) with the kind of team that suits products of `rows` rows.
+template <class Work>
+void with_team(const LlamaModel& model, int64_t rows, const Work& work) {
+  if (model.form == Form::kFloat32 && rows >= kGemmTokens) {
+    work(Team());
+  } else {
+    parallel_for([&](int worker, int workers) { work(Team(worker, workers)); });
+  }
+}
 
 // Tokens of one row in a chunk.
 struct Run {
@@ -56,19 +122,21 @@ struct Pass {
 
   void find_runs();
   void add_tasks(const Run& run, int64_t kv_head, int64_t* slots);
-  void run_layers(int worker, int workers);
-  void run_layer(int64_t layer, int worker, int workers);
+  void run_layers(const Team& team);
+  void run_attention(int64_t layer, const Team& team);
+  void run_layer(int64_t layer, const Team& team);
 
   void embed(int worker, int workers) const;
   void norm_and_prepare(const float* x, const float* weight, const Activations& inputs, int worker, int workers) const;
-  void project(const LayerWeights& weights, int worker, int workers) const;
+  void project(const LayerWeights& weights, const Team& team) const;
   void store_tokens(int64_t layer, int worker, int workers) const;
   void attend(int64_t layer);
   void attend_task(int64_t layer, const AttentionTask& task) const;
   void finish(int64_t layer, const AttentionTask& task, const Mixture& mixture, int64_t spans) const;
   void merge(int64_t layer, int worker, int workers) const;
   void pick(int worker, int workers) const;
-  void feed(const LayerWeights& weights, const Activations& inputs, int worker, int workers) const;
+  void feed(const LayerWeights& weights, const Activations& inputs, const Team& team) const;
+  void feed_tiles(const LayerWeights& weights, const Activations& inputs, int worker, int workers) const;
 
   CacheHead cache_head(int64_t layer, int64_t row, int64_t kv_head) const;
   QueryBlock query_block(int64_t layer, const AttentionTask& task) const;
@@ -177,49 +245,53 @@ Mixture Pass::mixture_part(const Mixture& mixture, int64_t index) const {
   return {mixture.largest + row, mixture.total + row, mixture.mixed + row * shape.padded};
 }
 
-void Pass::run_layers(int worker, int workers) {
-  embed(worker, workers);
-  for (int64_t layer = 0; layer < model.layers; ++layer) run_layer(layer, worker, workers);
+void Pass::run_layers(const Team& team) {
+  team.run([&](int worker, int workers) { embed(worker, workers); });
+  for (int64_t layer = 0; layer < model.layers; ++layer) run_layer(layer, team);
 }
 
-// Between two phases of which the later reads what other workers wrote in the earlier stands a barrier.
-void Pass::run_layer(int64_t layer, int worker, int workers) {
-  const LayerWeights& weights = model.layer[layer];
-  norm_and_prepare(states, weights.attention_norm, hidden_inputs, worker, workers);
-  wait_for_workers();
-  project(weights, worker, workers);
-  wait_for_workers();
-  store_tokens(layer, worker, workers);
-  wait_for_workers();
-  attend(layer);
-  wait_for_workers();
+// From the projected queries, keys and values to `mixed`.
+void Pass::run_attention(int64_t layer, const Team& team) {
+  team.run([&](int worker, int workers) { store_tokens(layer, worker, workers); });
+  team.meet();
+  team.run([&](int, int) { attend(layer); });
+  team.meet();
   if (shares_spans) {
-    merge(layer, worker, workers);
-    wait_for_workers();
+    team.run([&](int worker, int workers) { merge(layer, worker, workers); });
+    team.meet();
   }
+}
+
+void Pass::run_layer(int64_t layer, const Team& team) {
+  const LayerWeights& weights = model.layer[layer];
+  team.run([&](int worker, int workers) { norm_and_prepare(states, weights.attention_norm, hidden_inputs, worker, workers); });
+  team.meet();
+  project(weights, team);
+  team.meet();
+  run_attention(layer, team);
   // Of the last layer only the wanted tokens go on.
   const bool is_last = layer + 1 == model.layers;
   const int64_t rows = is_last ? wanted : count;
   float* x = is_last ? head_input : states;
   const Activations attended = with_input(attention_inputs, is_last ? picked : mixed, rows);
   if (is_last) {
-    pick(worker, workers);
-    wait_for_workers();
+    team.run([&](int worker, int workers) { pick(worker, workers); });
+    team.meet();
   }
-  prepare_piece(attended, worker, workers);
-  wait_for_workers();
-  multiply_piece(attended, weights.wo, x, model.hidden, true, worker, workers);
-  wait_for_workers();
+  team.run([&](int worker, int workers) { prepare_piece(attended, worker, workers); });
+  team.meet();
+  team.multiply(attended, weights.wo, x, model.hidden, true);
+  team.meet();
   const Activations normalised = with_input(hidden_inputs, normed, rows);
-  norm_and_prepare(x, weights.ffn_norm, normalised, worker, workers);
-  wait_for_workers();
-  feed(weights, normalised, worker, workers);
-  wait_for_workers();
+  team.run([&](int worker, int workers) { norm_and_prepare(x, weights.ffn_norm, normalised, worker, workers); });
+  team.meet();
+  feed(weights, normalised, team);
+  team.meet();
   const Activations inner = with_input(inner_inputs, gate, rows);
-  prepare_piece(inner, worker, workers);
-  wait_for_workers();
-  multiply_piece(inner, weights.down, x, model.hidden, true, worker, workers);
-  wait_for_workers();
+  team.run([&](int worker, int workers) { prepare_piece(inner, worker, workers); });
+  team.meet();
+  team.multiply(inner, weights.down, x, model.hidden, true);
+  team.meet();
 }
 
 // Embedding rows of this worker's tokens; the same tokens are normalised by the same worker next.
@@ -245,11 +317,11 @@ void Pass::norm_and_prepare(const float* x, const float* weight, const Activatio
   prepare_piece(rows_of(inputs, tokens.begin, rows), 0, 1);
 }
 
-void Pass::project(const LayerWeights& weights, int worker, int workers) const {
+void Pass::project(const LayerWeights& weights, const Team& team) const {
   const int64_t stride = model.qkv_width();
-  multiply_piece(hidden_inputs, weights.wq, projected, stride, false, worker, workers);
-  multiply_piece(hidden_inputs, weights.wk, projected + model.width(), stride, false, worker, workers);
-  multiply_piece(hidden_inputs, weights.wv, projected + model.width() + model.kv_width(), stride, false, worker, workers);
+  team.multiply(hidden_inputs, weights.wq, projected, stride, false);
+  team.multiply(hidden_inputs, weights.wk, projected + model.width(), stride, false);
+  team.multiply(hidden_inputs, weights.wv, projected + model.width() + model.kv_width(), stride, false);
 }
 
 void Pass::store_tokens(int64_t layer, int worker, int workers) const {
@@ -306,8 +378,22 @@ void Pass::pick(int worker, int workers) const {
   }
 }
 
-// gate = silu(gate) * up for this worker's channels.
-void Pass::feed(const LayerWeights& weights, const Activations& inputs, int worker, int workers) const {
+// gate = silu(gate) * up of the inputs.
+void Pass::feed(const LayerWeights& weights, const Activations& inputs, const Team& team) const {
+  if (team.is_inside()) {
+    team.run([&](int worker, int workers) { feed_tiles(weights, inputs, worker, workers); });
+    return;
+  }
+  team.multiply(inputs, weights.gate, gate, model.inner, false);
+  team.multiply(inputs, weights.up, up, model.inner, false);
+  team.run([&](int worker, int workers) {
+    const Piece piece = piece_of(inputs.rows * model.inner, worker, workers, kLanes);
+    paged_attention().gate(gate + piece.begin, up + piece.begin, piece.end - piece.begin);
+  });
+}
+
+// The channels of one worker: products and gate without meeting in between.
+void Pass::feed_tiles(const LayerWeights& weights, const Activations& inputs, int worker, int workers) const {
   if (inputs.rows == 0) return;
   const Piece tiles = piece_of(tiles_of(model.inner), worker, workers);
   if (tiles.begin == tiles.end) return;
@@ -327,13 +413,15 @@ void run_head(const LlamaModel& model, const ForwardRequest& request, const floa
     const int64_t rows = std::min(kChunk, request.wanted - first);
     float* normed = memory.normed.get<float>(rows * model.hidden);
     const Activations inputs = lay_out(model.form, model.group, normed, model.hidden, rows, model.hidden, memory.head_inputs);
-    parallel_for([&](int worker, int workers) {
-      const Piece piece = piece_of(rows, worker, workers);
-      norm().rms_norm(x + (first + piece.begin) * model.hidden, model.final_norm, normed + piece.begin * model.hidden,
-                      piece.end - piece.begin, model.hidden, model.eps);
-      prepare_piece(rows_of(inputs, piece.begin, piece.end - piece.begin), 0, 1);
-      wait_for_workers();
-      multiply_piece(inputs, model.head, request.logits + first * model.vocabulary, model.vocabulary, false, worker, workers);
+    with_team(model, rows, [&](const Team& team) {
+      team.run([&](int worker, int workers) {
+        const Piece piece = piece_of(rows, worker, workers);
+        norm().rms_norm(x + (first + piece.begin) * model.hidden, model.final_norm, normed + piece.begin * model.hidden,
+                        piece.end - piece.begin, model.hidden, model.eps);
+        prepare_piece(rows_of(inputs, piece.begin, piece.end - piece.begin), 0, 1);
+      });
+      team.meet();
+      team.multiply(inputs, model.head, request.logits + first * model.vocabulary, model.vocabulary, false);
     });
   }
 }
@@ -349,7 +437,7 @@ void run_forward(const LlamaModel& model, const KeyValuePools& pools, const Forw
     int64_t end = done;
     while (end < request.wanted && request.wanted_tokens[end] < first + count) ++end;
     Pass pass(model, pools, request, memory, first, count, done, end - done, head_input + done * model.hidden);
-    parallel_for([&](int worker, int workers) { pass.run_layers(worker, workers); });
+    with_team(model, count, [&](const Team& team) { pass.run_layers(team); });
     done = end;
   }
   run_head(model, request, head_input, memory);

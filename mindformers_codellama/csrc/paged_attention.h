@@ -69,7 +69,8 @@ struct PagedAttentionKernels {
                  const Mixture& mixture);
   // Merges `parts` mixtures (part i of row r: arrays at i * kQueryRows + r) and writes token t, head g of the group to
   // output[t * token_stride + g * head_dim].
-  void (*finish)(const HeadShape& shape, const QueryBlock& block, const Mixture& mixture, int64_t parts, float* output, int64_t token_stride);
+  void (*finish)(const HeadShape& shape, const QueryBlock& block, const Mixture& mixture, int64_t parts, float* output,
+                 int64_t token_stride);
   // gate[i] = silu(gate[i]) * up[i]
   void (*gate)(float* gate, const float* up, int64_t count);
 };

@@ -220,7 +220,8 @@ Working<Element> working_memory(const HeadShape& shape) {
 
 // Adds `count` weighted values of one page to the mixture.
 template <class Element>
-void mix(const HeadShape& shape, const Working<Element>& work, const typename Element::Type* values, int64_t rows, int64_t count, float* mixed) {
+void mix(const HeadShape& shape, const Working<Element>& work, const typename Element::Type* values, int64_t rows, int64_t count,
+         float* mixed) {
   constexpr int64_t kStep = Element::kStep;
   const int64_t vecs = shape.padded / kLanes, whole = count / kStep;
   Factors<Element> f{work.weights, shape.page_size, values, shape.padded * kStep, kLanes * kStep, whole, mixed, shape.padded, work.keep};

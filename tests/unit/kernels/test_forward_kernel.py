@@ -225,6 +225,14 @@ def test_a_row_reads_pages_that_an_earlier_row_writes_in_the_same_pass(form):
     assert error(found[35:], toy.reference(second)[32:]) < BOUNDS[form]
 
 
+def test_a_long_float32_prompt_goes_through_blocked_products():
+    """From 32 tokens on; and the last layer of the unwanted ones is left out."""
+    toy = Toy(positions=640, separate=True)
+    ids = ids_of(toy, 600)
+    wanted = [0, 511, *range(530, 600)]
+    assert error(forward(toy, toy.pools(38), [np.arange(38)], [(0, 0, ids)], wanted), toy.reference(ids)[wanted]) < BOUNDS["float32"]
+
+
 @pytest.mark.parametrize("biases", [False, True])
 def test_separate_parameters_with_and_without_biases(biases):
     toy = Toy(separate=True, biases=biases)
@@ -257,7 +265,7 @@ def test_an_open_model_gives_the_same_and_a_closed_one_is_refused():
     call("LlamaOpen", toy.inputs, [handle])
     request = [handle, tokens, np.array([4], np.int32), np.zeros((1, 1), np.int32), *toy.pools(1)]
     call("LlamaStep", request, [logits])
-    np.testing.assert_array_equal(logits, forward(toy, toy.pools(1), [[0]], [(0, 0, ids)])[4:])
+    np.testing.assert_array_equal(logits, forward(toy, toy.pools(1), [[0]], [(0, 0, ids)], wanted=[4]))
     call("LlamaClose", [handle], [closed])
     with pytest.raises(ValueError, match="there is no open model"):
         call("LlamaStep", request, [logits])
