@@ -29,7 +29,8 @@ done
     --flags "-fsanitize=address,undefined -fno-sanitize-recover=all -fno-omit-frame-pointer -g -O1"
 
 [ $# -gt 0 ] || set -- tests/unit/kernels/test_*_kernel.py tests/unit/kernels/test_library.py -q -m "not slow"
-# Python keeps memory until the end and was built without the sanitizers, hence no search for leaks.
+# Python keeps memory until the end and was built without the sanitizers, hence no search for leaks. A report ends the
+# process and is written past Python: pytest must not hold back what is written that way, hence --capture=sys.
 exec env CODELLAMA_SANITIZED=1 CODELLAMA_KERNEL_LIBRARY="$folder/libcodellama_kernels.so" \
     LD_PRELOAD="$runtime" ASAN_OPTIONS=detect_leaks=0:abort_on_error=0:exitcode=99 UBSAN_OPTIONS=print_stacktrace=1 \
-    "$python" -m pytest -p no:cacheprovider "$@"
+    "$python" -m pytest -p no:cacheprovider --capture=sys "$@"
