@@ -211,7 +211,10 @@ def _stamp_of(job: _Job, hashes: _Hashes) -> str:
         files = job.made.with_suffix(".d").read_text().replace("\\\n", " ").replace("\\ ", "\0").split()[1:]
     except OSError:
         return ""
-    contents = [hashes.of(file.replace("\0", " ")) for file in files]
+    files = [file.replace("\0", " ") for file in files]
+    if str(job.source) not in files:
+        return ""  # made of the same source elsewhere
+    contents = [hashes.of(file) for file in files]
     return hashlib.sha256("\n".join((*job.words, job.source.name, *contents)).encode()).hexdigest()
 
 

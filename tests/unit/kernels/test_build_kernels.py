@@ -120,6 +120,16 @@ def test_an_object_that_was_cut_off_or_a_damaged_library_is_made_again(sources, 
     assert ctypes.CDLL(str(library)).Number() == 42
 
 
+def test_objects_of_another_checkout_are_not_taken(sources, tmp_path, monkeypatch):
+    build(tmp_path / "lib.so")
+    other = tmp_path / "other/csrc"
+    shutil.copytree(sources, other)
+    (other / "seen.cpp").write_text(LEVELS_SEEN.replace("42", "43"))
+    monkeypatch.setattr(builder, "SOURCES", other)
+    build(tmp_path / "lib.so")
+    assert ctypes.CDLL(str(tmp_path / "lib.so")).Number() == 43
+
+
 def test_a_level_the_compiler_does_not_know_is_left_out(sources, tmp_path, old_compiler):
     assert build(tmp_path / "lib.so") == ["portable", "avx2"]
     assert facts_of(tmp_path / "lib.so")["levels"] == ["portable", "avx2"]
