@@ -29,17 +29,22 @@ class DecoderBlock(nn.Cell):
     """Pre-norm residual block: `x + attention(norm x)`, then `x + feed_forward(norm x)`.
 
     Its Cells hold the weights and say the formula, in plain operators; with the kernels in use `kernel_block` computes it.
+
+    Args:
+        config: sizes and types.
+        part: what of each layer this rank holds.
+        kernel_block: None computes with plain operators. One serves all blocks, so that MindSpore reads its code once.
     """
 
-    def __init__(self, config: ModelConfig, part: NetworkPart = WHOLE) -> None:
+    def __init__(self, config: ModelConfig, part: NetworkPart = WHOLE, kernel_block: KernelBlock | None = None) -> None:
         super().__init__()
         self.attention_norm = build_norm(config)
         self.attention = Attention(config, part)
         self.ffn_norm = build_norm(config)
         self.feed_forward = FeedForward(config, part)
-        self.uses_kernels = uses_kernels(config)
-        if self.uses_kernels:
-            self.kernel_block = KernelBlock(config, part)
+        self.uses_kernels = kernel_block is not None
+        if kernel_block is not None:
+            self.kernel_block = kernel_block
 
     def construct(self, x_BSD: ms.Tensor, *where: ms.Tensor) -> ms.Tensor:
         """`(B, S, D)` to the same shape; `(B, S / degree, D)` when positions are cut.
@@ -89,11 +94,13 @@ class DecoderStack(nn.Cell):
             self.tok_embeddings = build_embedding(config, part)
         if edge is not None:
             self.split = edge
-        self.layers = nn.CellList([DecoderBlock(config, part) if i in own else nn.Identity() for i in range(config.num_layers)])
+        self.uses_kernels = uses_kernels(config)
+        kernel_block = KernelBlock(config, part) if self.uses_kernels else None
+        blocks = [DecoderBlock(config, part, kernel_block) if i in own else nn.Identity() for i in range(config.num_layers)]
+        self.layers = nn.CellList(blocks)
         if part.last:
             self.norm_out = build_norm(config)
         self.rotary = RotaryTable(config, positions=config.seq_length)
-        self.uses_kernels = uses_kernels(config)
         if self.uses_kernels:
             self.table_PH = rotary_table(rotary_angles(config, config.seq_length))
             self.kernel_norm = KernelNorm(config.rms_norm_eps, output=normed_dtype(config, part))

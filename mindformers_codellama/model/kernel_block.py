@@ -103,8 +103,50 @@ class NormedTwice(nn.Cell):
         return self.add(branch_BSD, dx_BSD), dnorm_D, self.weight_grad(dgate, h_BSD), self.weight_grad(dup, h_BSD)
 
 
+class LinearOntoStream(nn.Cell):
+    """`x + h @ weight.T` in float32."""
+
+    def __init__(self, compute_dtype: ms.Type) -> None:
+        super().__init__()
+        self.linear = linear_operator(compute_dtype, ms.float32)
+        self.input_grad, self.weight_grad = input_grad_operator(compute_dtype), weight_grad_operator(compute_dtype)
+        self.add = KernelAdd().forward
+
+    def construct(self, x_BSD: ms.Tensor, h_BSQ: ms.Tensor, weight_DQ: ms.Tensor) -> ms.Tensor:
+        """float32 `(B, S, D)`."""
+        return self.add(x_BSD, self.linear(h_BSQ, weight_DQ))
+
+    def bprop(
+        self, x_BSD: ms.Tensor, h_BSQ: ms.Tensor, weight_DQ: ms.Tensor, out: ms.Tensor, dout: ms.Tensor
+    ) -> tuple[ms.Tensor, ms.Tensor, ms.Tensor]:
+        """Gradients of the stream, of h in its type, and of the weight."""
+        return dout, self.input_grad(dout, weight_DQ, h_BSQ), self.weight_grad(dout, h_BSQ)
+
+
+class GatedOntoStream(nn.Cell):
+    """`x + (silu(a) * b) @ down.T` in float32; the product in the brackets is made on the way and never stored."""
+
+    def __init__(self, compute_dtype: ms.Type) -> None:
+        super().__init__()
+        self.linear = gated_linear_operator(compute_dtype, ms.float32)
+        self.input_grad, self.weight_grad = input_grad_operator(compute_dtype), gated_weight_grad_operator(compute_dtype)
+        self.gate_grad = KernelGate().backward
+        self.add = KernelAdd().forward
+
+    def construct(self, x_BSD: ms.Tensor, a_BSF: ms.Tensor, b_BSF: ms.Tensor, down_DF: ms.Tensor) -> ms.Tensor:
+        """float32 `(B, S, D)`."""
+        return self.add(x_BSD, self.linear(a_BSF, b_BSF, down_DF))
+
+    def bprop(  # noqa: PLR0913 - inputs, outputs and their gradients
+        self, x_BSD: ms.Tensor, a_BSF: ms.Tensor, b_BSF: ms.Tensor, down_DF: ms.Tensor, out: ms.Tensor, dout: ms.Tensor
+    ) -> tuple[ms.Tensor, ms.Tensor, ms.Tensor, ms.Tensor]:
+        """Gradients of the stream, of a and b in their type, and of the weight."""
+        da_BSF, db_BSF = self.gate_grad(a_BSF, b_BSF, self.input_grad(dout, down_DF, a_BSF))
+        return dout, da_BSF, db_BSF, self.weight_grad(dout, a_BSF, b_BSF)
+
+
 class GatedLinear(nn.Cell):
-    """`(silu(a) * b) @ down.T` in float32; the product in the brackets is made on the way and never stored."""
+    """`GatedOntoStream` without the stream, for a branch that ranks bring together first."""
 
     def __init__(self, compute_dtype: ms.Type) -> None:
         super().__init__()
@@ -139,15 +181,15 @@ class KernelBlock(nn.Cell):
             self.enter_attention, self.leave_attention = _edges(part)
             self.enter_feed_forward, self.leave_feed_forward = _edges(part)
             self.norm = KernelNorm(config.rms_norm_eps)
-            self.linear = KernelLinear(compute_dtype)
+            self.linear, self.output = KernelLinear(compute_dtype), KernelLinear(compute_dtype, ms.float32)
+            self.gated = GatedLinear(compute_dtype)
+            self.add = KernelAdd()
         else:
             self.attention_input = NormedThrice(config.rms_norm_eps, compute_dtype)
             self.feed_forward_input = NormedTwice(config.rms_norm_eps, compute_dtype)
+            self.output_onto, self.gated_onto = LinearOntoStream(compute_dtype), GatedOntoStream(compute_dtype)
         heads = part.share(config.num_heads), part.share(config.num_kv_heads)
         self.attention = KernelAttention(*heads, config.pad_token_id)
-        self.output = KernelLinear(compute_dtype, ms.float32)
-        self.gated = GatedLinear(compute_dtype)
-        self.add = KernelAdd()
 
     def construct(  # noqa: PLR0913 - every weight of a block
         self,
@@ -184,21 +226,17 @@ class KernelBlock(nn.Cell):
             segments_BS: int32.
             tokens_BS: int32 ids.
         """
-        if self.is_cut:
-            h_BSD = self.enter_attention(self.norm(x_BSD, attention_norm_D))
-            q, k, v = self.linear(h_BSD, wq_QD), self.linear(h_BSD, wk_KD), self.linear(h_BSD, wv_KD)
-        else:
+        where = (table_PH, positions_BS, segments_BS, tokens_BS)
+        if not self.is_cut:
             x_BSD, q, k, v = self.attention_input(x_BSD, attention_norm_D, wq_QD, wk_KD, wv_KD)
-        mixed = self.attention(q, k, v, table_PH, positions_BS, segments_BS, tokens_BS)[0]
-        branch_BSD = self.output(mixed, wo_DQ)
-        x_BSD = self.add(x_BSD, self.leave_attention(branch_BSD) if self.is_cut else branch_BSD)
-        if self.is_cut:
-            h_BSD = self.enter_feed_forward(self.norm(x_BSD, ffn_norm_D))
-            a_BSF, b_BSF = self.linear(h_BSD, w1_FD), self.linear(h_BSD, w3_FD)
-        else:
+            x_BSD = self.output_onto(x_BSD, self.attention(q, k, v, *where)[0], wo_DQ)
             x_BSD, a_BSF, b_BSF = self.feed_forward_input(x_BSD, ffn_norm_D, w1_FD, w3_FD)
-        branch_BSD = self.gated(a_BSF, b_BSF, w2_DF)
-        return self.add(x_BSD, self.leave_feed_forward(branch_BSD) if self.is_cut else branch_BSD)
+            return self.gated_onto(x_BSD, a_BSF, b_BSF, w2_DF)
+        h_BSD = self.enter_attention(self.norm(x_BSD, attention_norm_D))
+        q, k, v = self.linear(h_BSD, wq_QD), self.linear(h_BSD, wk_KD), self.linear(h_BSD, wv_KD)
+        x_BSD = self.add(x_BSD, self.leave_attention(self.output(self.attention(q, k, v, *where)[0], wo_DQ)))
+        h_BSD = self.enter_feed_forward(self.norm(x_BSD, ffn_norm_D))
+        return self.add(x_BSD, self.leave_feed_forward(self.gated(self.linear(h_BSD, w1_FD), self.linear(h_BSD, w3_FD), w2_DF)))
 
 
 def _edges(part: NetworkPart) -> tuple[nn.Cell, nn.Cell]:

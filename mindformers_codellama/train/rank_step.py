@@ -18,14 +18,16 @@ from mindspore import nn, ops
 from mindformers_codellama.kernels.training import gradient_norm_operator
 from mindformers_codellama.parallel.comm import Axis
 from mindformers_codellama.parallel.regions import AddRanks
+from mindformers_codellama.runtime.memory import give_back
+from mindformers_codellama.train.clipped_update import clip_share
 from mindformers_codellama.train.loss_scale import LossScale
 from mindformers_codellama.train.optimizer import AdamUpdate
 from mindformers_codellama.train.reduce import SumGradients, at
-from mindformers_codellama.train.step import COLUMNS, Gradients, MicroStep, PartGradients, StepResult, clip_share
+from mindformers_codellama.train.step import COLUMNS, Gradients, MicroStep, PartGradients, StepResult
 
 
 class RankUpdate(nn.Cell):
-    """`step.ClippedUpdate` over ranks.
+    """`clipped_update.ClippedUpdate` over ranks.
 
     Args:
         update: changes the parameters.
@@ -245,11 +247,13 @@ class RankStep:
         columns = [ms.Tensor(np.zeros((rows, row_length), np.int32)) for _ in self.columns]
         if self.whole is not None:
             self.whole.compile(sense, unscale, coefficients, zero, *columns)
+            give_back()
             return
         assert self.accumulate is not None
         assert self.summed is not None
         self.accumulate.compile(columns, sense)
         self.summed.compile(unscale, coefficients, zero, zero)
+        give_back()
 
     def _scalars(self, updates: int, learning_rate: float, scale: LossScale) -> tuple[ms.Tensor, ms.Tensor, ms.Tensor]:
         """What changes from step to step: coefficients of the update, loss scale, and what takes it off the sums again."""

@@ -9,20 +9,19 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 
 import mindspore as ms
 import numpy as np
 from mindspore import nn, ops
 
-from mindformers_codellama.kernels.training import gradient_norm_operator
+from mindformers_codellama.runtime.context import is_eager
+from mindformers_codellama.runtime.memory import give_back
+from mindformers_codellama.train.clipped_update import ClippedUpdate
 from mindformers_codellama.train.loss_scale import LossScale
 from mindformers_codellama.train.optimizer import AdamUpdate
 
 COLUMNS = ("input_ids", "labels", "segment_ids", "position_ids")
 """Columns of a batch in the order of the loss Cell's inputs."""
-CLIP_EPS = 1e-6
-"""Added to the norm before dividing (MindFormers' value)."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -101,62 +100,6 @@ class PartGradients(nn.Cell):
         for column in columns:
             rows = rows + (column[index :: self.parts],)
         return self.gradients(scale, *rows)
-
-
-class ClippedUpdate(nn.Cell):
-    """Unscale, measure, clip and update; a norm that is not finite leaves every parameter as it was.
-
-    Args:
-        update: changes the parameters.
-        max_grad_norm: bound of the global norm; None does not clip.
-    """
-
-    def __init__(self, update: AdamUpdate, max_grad_norm: float | None) -> None:
-        super().__init__(auto_prefix=False)
-        self.update = update
-        self.clips = max_grad_norm is not None
-        self.max_norm = ms.Tensor(max_grad_norm or 1.0, ms.float32)
-        self.one = ms.Tensor(1.0, ms.float32)
-        self.global_norm = GlobalNorm(update)
-        self.guards = update.guards
-
-    def construct(self, gradients: tuple[ms.Tensor, ...], unscale: ms.Tensor, coefficients: ms.Tensor) -> ms.Tensor:
-        """Global norm of `gradients * unscale` (float32 scalar); `coefficients` as `AdamUpdate` takes them."""
-        norm = self.global_norm(gradients, unscale)
-        factor = unscale
-        if self.clips:
-            factor = unscale * clip_share(norm, self.max_norm, self.one)
-        if self.guards:
-            return ops.depend(norm, self.update(gradients, factor, coefficients, norm))
-        if ops.isfinite(norm):
-            norm = ops.depend(norm, self.update(gradients, factor, coefficients, norm))
-        return norm
-
-
-class GlobalNorm(nn.Cell):
-    """Root of the sum of squares of all gradients, unscaled; by the kernels where the update is theirs."""
-
-    def __init__(self, update: AdamUpdate) -> None:
-        super().__init__(auto_prefix=False)
-        self.uses_kernels = update.uses_kernels
-        self.map = ops.HyperMap()
-        if self.uses_kernels:
-            self.gradient_norm = gradient_norm_operator()
-
-    def construct(self, gradients: tuple[ms.Tensor, ...], unscale: ms.Tensor) -> ms.Tensor:
-        """float32 scalar; not finite when a gradient is not."""
-        if self.uses_kernels:
-            return ops.reshape(self.gradient_norm(unscale, *gradients), ())
-        return ops.sqrt(ops.addn(self.map(partial(_square_sum, unscale), gradients)))
-
-
-def _square_sum(unscale: ms.Tensor, gradient: ms.Tensor) -> ms.Tensor:
-    return ops.reduce_sum(ops.square(ops.cast(gradient, ms.float32) * unscale))
-
-
-def clip_share(norm: ms.Tensor, bound: ms.Tensor, one: ms.Tensor) -> ms.Tensor:
-    """What gradients of this global norm are multiplied by, at most 1 (MindFormers' formula)."""
-    return ops.minimum(bound / (ops.maximum(norm, bound) + CLIP_EPS), one)
 
 
 class WholeStep(nn.Cell):
@@ -254,6 +197,7 @@ class TrainStep:
         self.columns = tuple(name for name in COLUMNS if name in columns)
         self.micro_steps = micro_steps
         self.update = update
+        self.compiled = False
         clipped = ClippedUpdate(update, max_grad_norm)
         gradients = gradients_of(loss, self.columns, update.parameters, parts=parts)
         if micro_steps == 1:
@@ -274,6 +218,7 @@ class TrainStep:
             scale: loss scale of this step.
         """
         assert len(batches) == self.micro_steps, f"{len(batches)} micro batches for {self.micro_steps} micro steps"
+        self._compile_once(batches[0])
         coefficients = ms.Tensor(self.update.settings.coefficients(updates, learning_rate))
         sense = ms.Tensor(scale.value, ms.float32)
         unscale = ms.Tensor(1.0 / (scale.value * self.micro_steps), ms.float32)
@@ -286,6 +231,20 @@ class TrainStep:
             mean = float(np.mean([loss.asnumpy() for loss in losses], dtype=np.float64))
         grad_norm = float(norm.asnumpy())
         return StepResult(loss=mean, grad_norm=grad_norm, overflow=not np.isfinite(grad_norm))
+
+    def _compile_once(self, batch: Mapping[str, np.ndarray]) -> None:
+        """Compile before the first step, and give back what that took before tensors take their part."""
+        if self.compiled or is_eager():
+            return
+        self.compiled = True
+        one, coefficients, columns = ms.Tensor(1.0, ms.float32), ms.Tensor(np.zeros(3, np.float32)), self._inputs(batch)
+        if self.micro_steps == 1:
+            self.whole.compile(one, one, coefficients, *columns)
+        else:
+            self.first.compile(one, *columns)
+            self.more.compile(one, *columns)
+            self.summed.compile(one, coefficients)
+        give_back()
 
     def _inputs(self, batch: Mapping[str, np.ndarray]) -> list[ms.Tensor]:
         return [ms.Tensor(batch[name], ms.int32) for name in self.columns]
