@@ -7,12 +7,14 @@ whole of both. Memory does not depend on what else the machine does. About three
 
     python benchmarks/plan_memory.py
     python benchmarks/plan_memory.py --markdown docs/scaling.md
+    CODELLAMA_KERNELS=off python benchmarks/plan_memory.py     # plain operators
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import os
 import statistics
 import subprocess
 import sys
@@ -48,6 +50,8 @@ PREDICTION = {
     "cache, large": (2048, 1024, 8, 8, 2, 2752, 512, 1, 200, True),
     "whole rows": (2048, 512, 4, 8, 8, 1376, 512, 1, 300, False),
 }
+KERNELS = os.environ.get("CODELLAMA_KERNELS", "auto")
+"""The variable decides in the workers too."""
 TINY = (32, 2, 2, 64)
 """D, N, K, F of a baseline."""
 
@@ -60,7 +64,7 @@ def configuration(folder: Path, mode: str, sizes: tuple) -> Path:
         **{key: "float32" for key in ("compute_dtype", "softmax_compute_type", "rotary_dtype", "param_init_type")},
     }  # fmt: skip
     values = {
-        "seed": 1, "output_dir": str(folder / "output"), "run_mode": mode,
+        "kernels": KERNELS, "seed": 1, "output_dir": str(folder / "output"), "run_mode": mode,
         "context": {"mode": 0, "device_target": "CPU", "runtime_num_threads": 1},
         "model": {"model_config": model, "arch": {"type": "LlamaForCausalLM"}}, "callbacks": [{"type": "MFLossMonitor"}],
         "runner_wrapper": {"type": "MFTrainOneStepCell", "use_clip_grad": True}, "train_log": {"tensorboard": False, "plot": False},

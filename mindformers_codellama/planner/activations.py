@@ -8,6 +8,7 @@ is that of arXiv 2205.05198, section 4, whose layer differs: no dropout here, a 
 
 from __future__ import annotations
 
+from mindformers_codellama.planner.kernel_activations import kernel_forward_activations, kernel_training_activations
 from mindformers_codellama.planner.rank_work import RankWork
 
 
@@ -75,6 +76,8 @@ def training_activations(work: RankWork) -> int:
 
     With recompute one block's own keepings come on top of every block's few.
     """
+    if work.kernels:
+        return kernel_training_activations(work)
     if work.recompute:
         kept = work.layers * recomputed_block_kept(work)
         return kept + max(head_kept(work), max(block_kept(work) - recomputed_block_kept(work), 0) + block_working(work))
@@ -87,6 +90,8 @@ def forward_activations(work: RankWork, *, every_position: bool) -> int:
     A block: its input and the gathered norm, then either queries, keys and values with up to three P, or three F. The head
     makes logits of one position per row in generation, of every position in evaluation (float32: logits and log-softmax).
     """
+    if work.kernels:
+        return kernel_forward_activations(work)
     stream = work.compute * (work.stream + work.gathered) + work.norm * work.stream
     attention = work.compute * (3 * work.queries + 2 * work.keys) + (work.compute + 2 * work.softmax) * work.scores
     block = stream + max(attention, 3 * work.compute * work.inner)

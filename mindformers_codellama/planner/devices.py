@@ -27,6 +27,8 @@ class DeviceFacts:
     """Held by the compiled graphs of a model without layers."""
     layer_graph_bytes: int
     """Held by the compiled graphs for each layer, whatever its size."""
+    kernel_layer_graph_bytes: int
+    """The same where the C++ kernels compute."""
     rank_bytes: int
     """Held by a process that is one of several ranks."""
     exchange_graph_bytes: int
@@ -59,6 +61,7 @@ DEVICES: Mapping[str, DeviceFacts] = {
         process_bytes=0,
         graph_bytes=0,
         layer_graph_bytes=0,
+        kernel_layer_graph_bytes=0,
         rank_bytes=0,
         exchange_graph_bytes=0,
         keeps_index_tables=False,
@@ -80,6 +83,7 @@ DEVICES: Mapping[str, DeviceFacts] = {
         process_bytes=423_000_000,
         graph_bytes=118_000_000,
         layer_graph_bytes=27_000_000,
+        kernel_layer_graph_bytes=18_000_000,
         rank_bytes=30_000_000,
         exchange_graph_bytes=650_000,
         keeps_index_tables=True,

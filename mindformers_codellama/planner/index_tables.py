@@ -18,8 +18,10 @@ TRANSPOSE = 8
 
 def forward_tables(work: RankWork) -> int:
     """One forward graph: per block 2 broadcasts of A in each norm, 2 of Q and of K in the rotation, the mask over P; transposes
-    of 2 Q and 2 K. The final norm has 2 of A.
+    of 2 Q and 2 K. The final norm has 2 of A. The C++ kernels keep none.
     """
+    if work.kernels:
+        return 0
     block = BROADCAST * (4 * work.stream + 2 * (work.queries + work.keys) + work.scores) + TRANSPOSE * 2 * (work.queries + work.keys)
     return work.layers * block + (BROADCAST * 2 * work.stream if work.last else 0)
 

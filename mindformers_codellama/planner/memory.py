@@ -10,7 +10,8 @@ from mindformers_codellama.planner.activations import forward_activations, pipel
 from mindformers_codellama.planner.caches import Caches, cache_plan, cache_tables
 from mindformers_codellama.planner.devices import DEVICES
 from mindformers_codellama.planner.index_tables import forward_tables, training_tables
-from mindformers_codellama.planner.rank_work import TRAINING_MODES, RankWork, StepRows, rank_work
+from mindformers_codellama.planner.kernel_activations import head_scratch
+from mindformers_codellama.planner.rank_work import TRAINING_MODES, RankWork, StepRows, plans_kernels, rank_work
 from mindformers_codellama.planner.weights import StageWeights, stage_weights
 
 
@@ -77,9 +78,8 @@ def stage_memory(run: RunConfig, where: ModelLayout, stage: int, rows: StepRows)
     axes = sum(degree > 1 for degree in (where.layout.data_parallel, where.layout.model_parallel, where.layout.pipeline_stage))
     alone = where.layout.ranks == 1
     groups = 0 if alone else facts.group_bytes * (axes + (axes > 1))
-    runtime = (
-        facts.process_bytes + (0 if alone else facts.rank_bytes) + facts.graph_bytes + facts.layer_graph_bytes * len(where.layers[stage])
-    )
+    layer_graphs = (facts.kernel_layer_graph_bytes if plans_kernels(run) else facts.layer_graph_bytes) * len(where.layers[stage])
+    runtime = facts.process_bytes + (0 if alone else facts.rank_bytes) + facts.graph_bytes + layer_graphs
     if run.run_mode in TRAINING_MODES:
         return _training(run, where, stage, rows, weights=weights, groups=groups, runtime=runtime)
     config = where.config
@@ -89,6 +89,7 @@ def stage_memory(run: RunConfig, where: ModelLayout, stage: int, rows: StepRows)
         work = rank_work(run, where, stage, rows=rows.rows, queries=config.seq_length, keys=config.seq_length)
         activations = forward_activations(work, every_position=True)
         tables = forward_tables(work) if facts.keeps_index_tables else 0
+        lasting |= kernel_scratch(work)
     else:
         caches = cache_plan(run, where)
         work = caches.largest(run, where, stage)
@@ -126,6 +127,7 @@ def _training(
         "runtime": runtime + exchange_graphs(work, weights, layout.data_parallel),
         "accumulated gradients": STATE_BYTES * weights.elements if accumulates else 0,
         "index tables": training_tables(work, alone=layout.ranks == 1, micro_steps=rows.micro_steps) * parts,
+        **kernel_scratch(work),
     }
     passing = {"pipeline boundary": pipeline_boundary(work, rows.micro_steps), "weights in the compute type": _casts(work, weights)}
     updating = {"update": update_bytes(work, weights, layout.data_parallel, groups=_aggregation(run), alone=layout.ranks == 1)}
@@ -157,9 +159,9 @@ def update_bytes(work: RankWork, weights: StageWeights, data_ranks: int, *, grou
     Over the data axis: sums of the gradients (own rows only where moments are cut), and two copies of one of `groups`
     buffers while it travels. With cut moments the updated rows as well, and of one buffer of them what is sent, what
     arrives and the whole weights in it; buffers are taken to be used up one after the other. In any case three of the
-    largest weight: scaled, squared, updated.
+    largest weight: scaled, squared, updated; none by the C++ kernels.
     """
-    temporaries = 3 * STATE_BYTES * weights.largest
+    temporaries = 0 if work.kernels and not weights.cut else 3 * STATE_BYTES * weights.largest
     if alone or data_ranks == 1:
         return temporaries
     whole, cut = weights.elements - weights.cut, weights.cut
@@ -167,6 +169,11 @@ def update_bytes(work: RankWork, weights: StageWeights, data_ranks: int, *, grou
     travelling = 2 * STATE_BYTES * max(whole // (1 if cut else groups), cut // groups)
     spread = STATE_BYTES * (cut // data_ranks + 3 * cut // groups)
     return sums + max(travelling, spread, temporaries)
+
+
+def kernel_scratch(work: RankWork) -> dict[str, int]:
+    """What the kernels of the head hold from step to step."""
+    return {"kernels": head_scratch(work)} if work.kernels and work.last and not work.cuts_vocabulary else {}
 
 
 def exchange_graphs(work: RankWork, weights: StageWeights, data_ranks: int) -> int:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from mindformers_codellama.config.kernels_key import asked_for, fits_kernels
 from mindformers_codellama.config.sections import RunConfig
 from mindformers_codellama.layout.cuts import ModelLayout
 from mindformers_codellama.planner.devices import DEVICES, DeviceFacts
@@ -87,6 +88,10 @@ class RankWork:
     """Bytes of the rotation's type."""
     param: int
     """Bytes of the type of the weights."""
+    sums: int = 0
+    """B S N / degree: one sum of the softmax per query."""
+    kernels: bool = False
+    """The C++ kernels train and evaluate (`kernel_activations`)."""
 
     @property
     def first(self) -> bool:
@@ -127,7 +132,7 @@ def rank_work(run: RunConfig, where: ModelLayout, stage: int, *, rows: int, quer
         degree=degree,
         sequence=sequence,
         cuts_vocabulary=where.cuts_vocabulary,
-        recompute=run.recompute_config.recompute and run.run_mode in TRAINING_MODES,
+        recompute=run.recompute_config.recompute and run.run_mode in TRAINING_MODES and not plans_kernels(run),
         tokens=tokens,
         stream=tokens * config.hidden_size // (degree if sequence else 1),
         gathered=tokens * config.hidden_size,
@@ -141,4 +146,12 @@ def rank_work(run: RunConfig, where: ModelLayout, stage: int, *, rows: int, quer
         softmax=BYTES[config.softmax_compute_dtype],
         rotary=BYTES[config.rotary_dtype],
         param=BYTES[config.param_init_dtype],
+        sums=tokens * config.num_heads // degree,
+        kernels=plans_kernels(run),
     )
+
+
+def plans_kernels(run: RunConfig) -> bool:
+    """Whether a run trains or evaluates by the kernels, taken that their library is there."""
+    asked = run.context.device_target == "CPU" and run.engine == "native" and asked_for(run.kernels)[1] != "off"
+    return asked and fits_kernels(run.model.config) and run.run_mode in (*TRAINING_MODES, "eval")

@@ -108,7 +108,7 @@ def build_network(run: RunConfig, comm: Comm, model_layout: ModelLayout) -> Llam
         init_parameters(network, run.seed, model_layout=None if comm.is_alone else model_layout, rank=comm.rank)
     if run.recompute_config.recompute:
         recompute(network, run.recompute_config)
-        if run.context.device_target == "CPU":
+        if run.context.device_target == "CPU" and not network.uses_kernels:
             instead = "lower runner_config.batch_size and raise gradient_accumulation_steps instead"
             logger.warning("recompute_config.recompute: MindSpore's CPU backend computes again but needs no less memory; %s", instead)
     network.set_train()

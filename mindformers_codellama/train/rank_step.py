@@ -98,7 +98,8 @@ class RankUpdate(nn.Cell):
         """This rank's share of the square of the norm, float32 scalar."""
         if self.norms_by_kernels:  # a copy that is not counted here is on the rank that counts it
             own = self.map(partial(at, gradients), self.counted_at)
-            return ops.square(ops.reshape(self.gradient_norm(unscale, *own), ()))
+            # every gradient first: what is not counted has collectives behind it too, which ranks must call in one order
+            return ops.square(ops.reshape(self.gradient_norm(ops.depend(unscale, gradients), *own), ()))
         # times zero: adds nothing, and tells what is not finite
         return ops.addn(self.map(partial(_counted_square, unscale), gradients, self.counted))
 

@@ -19,7 +19,14 @@ WITHOUT_COMMUNICATION = ("attention_norm", "ffn_norm", "attention.wq", "attentio
 
 
 def recompute(network: LlamaNetwork, section: RecomputeConfigSection) -> None:
-    """Recompute every block of this rank, or what of it does not communicate. Call once, before compiling."""
+    """Recompute every block of this rank, or what of it does not communicate. Call once, before compiling.
+
+    With the C++ kernels nothing is recomputed beyond what they make again anyway (norms and gates, `model.kernel_block`).
+    """
+    if network.uses_kernels:
+        told = "has no effect with the kernels, which keep a fraction of what plain operators keep; kernels: off computes blocks again."
+        logger.warning("recompute_config.recompute: %s", told)
+        return
     if network.part.degree == 1:
         network.recompute_blocks()
         return

@@ -12,12 +12,14 @@ import numpy as np
 import pytest
 from llama_numpy import relative_error
 
+from mindformers_codellama.config.sections import RecomputeConfigSection
 from mindformers_codellama.errors import CodeLlamaError
 from mindformers_codellama.kernels.choose import choose_kernels, plain_operators
 from mindformers_codellama.model.initial import init_parameters
 from mindformers_codellama.model.kernels import kernel_findings, uses_kernels
 from mindformers_codellama.model.llama import LlamaNetwork
 from mindformers_codellama.model.loss import LossSums, TrainingLoss
+from mindformers_codellama.train.recompute import recompute
 
 FLOAT32_BOUND, BFLOAT16_BOUND = 1e-5, 6e-2
 
@@ -113,6 +115,13 @@ def test_logits_equal_the_plain_path(graph_mode, toy_config, toy_ids):
     with plain_operators():
         wanted = make_network(toy_config)(ms.Tensor(toy_ids)).asnumpy()
     assert relative_error(found, wanted) < 2e-6
+
+
+def test_recompute_has_no_effect_and_says_so(toy_config, caplog):
+    network = make_network(toy_config)
+    recompute(network, RecomputeConfigSection(recompute=True))
+    assert "has no effect with the kernels" in caplog.text
+    assert not any(cell.get_flags().get("recompute") for _, cell in network.cells_and_names())
 
 
 def test_types_and_biases_the_kernels_do_not_have_are_computed_plainly(toy_config):

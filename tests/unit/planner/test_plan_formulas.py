@@ -8,6 +8,7 @@ from plan_case import at, shipped, without_recompute
 from mindformers_codellama.layout.cuts import run_model_layout
 from mindformers_codellama.planner.activations import block_kept, head_kept, pipeline_boundary
 from mindformers_codellama.planner.index_tables import forward_tables
+from mindformers_codellama.planner.kernel_activations import kernel_block_kept
 from mindformers_codellama.planner.rank_work import rank_work
 from mindformers_codellama.planner.step_cost import bubble_share
 from mindformers_codellama.planner.traffic import all_reduce, gather
@@ -16,7 +17,8 @@ from mindformers_codellama.train.pipeline_schedule import one_forward_one_backwa
 
 def tiny_work(*overrides, stage=0, rows=3, length=34):
     sizes = ("hidden_size=88", "num_layers=1", "num_heads=4", "n_kv_heads=2", "intermediate_size=202", "vocab_size=1009")
-    run = shipped("pretrain_codellama_tiny", *(f"model.model_config.{size}" for size in sizes), *overrides)
+    settings = ["kernels=off", *(f"model.model_config.{size}" for size in sizes), *overrides]
+    run = shipped("pretrain_codellama_tiny", *settings)
     return rank_work(run, run_model_layout(run), stage, rows=rows, queries=length, keys=length)
 
 
@@ -52,6 +54,26 @@ def test_half_precision_keeps_casts_for_the_norm_in_float32():
     stream, fused = 3 * 34 * 88, 2 + 4 + 2  # input in float16, its float32 cast, what enters the matrices
     rest = block_kept(half) - 2 * fused * stream
     assert rest < block_kept(tiny_work()) - 2 * 12 * stream
+
+
+KERNELS = ("kernels=auto", "model.model_config.param_init_type=float32")
+
+
+@pytest.mark.parametrize(("compute", "size"), [("float32", 4), ("bfloat16", 2)])
+def test_a_block_of_the_kernels_keeps_what_its_backward_reads(compute, size):
+    # B 3, S 34, D 88, N 4, K 2, H 22, F 202: inputs and outputs of the Cells of model.kernel_block
+    work = tiny_work(*KERNELS, f"model.model_config.compute_dtype={compute}")
+    stream = 2 * 3 * 34 * 88  # before attention, before the feed-forward
+    attention = 2 * 3 * 34 * 4 * 22 + 2 * 3 * 34 * 2 * 22  # queries and mixed values, keys and values
+    inner = 2 * 3 * 34 * 202  # both halves of the gate
+    assert work.kernels
+    assert kernel_block_kept(work) == 4 * stream + size * (attention + inner) + 4 * 3 * 4 * 34
+    assert forward_tables(work) == 0
+
+
+@pytest.mark.parametrize("override", ["kernels=off", "model.model_config.compute_dtype=float16", "context.device_target=Ascend"])
+def test_runs_the_kernels_do_not_train_are_planned_in_plain_operators(override):
+    assert not tiny_work(*KERNELS, override).kernels
 
 
 @pytest.mark.parametrize(("stages", "micro"), [(2, 2), (3, 5), (4, 4), (4, 9)])
