@@ -27,8 +27,10 @@ class DeviceFacts:
     """Held by the compiled graphs of a model without layers."""
     layer_graph_bytes: int
     """Held by the compiled graphs for each layer, whatever its size."""
+    kernel_graph_bytes: int
+    """As `graph_bytes` where the C++ kernels compute."""
     kernel_layer_graph_bytes: int
-    """The same where the C++ kernels compute."""
+    """As `layer_graph_bytes` there."""
     rank_bytes: int
     """Held by a process that is one of several ranks."""
     exchange_graph_bytes: int
@@ -61,6 +63,7 @@ DEVICES: Mapping[str, DeviceFacts] = {
         process_bytes=0,
         graph_bytes=0,
         layer_graph_bytes=0,
+        kernel_graph_bytes=0,
         kernel_layer_graph_bytes=0,
         rank_bytes=0,
         exchange_graph_bytes=0,
@@ -74,7 +77,7 @@ DEVICES: Mapping[str, DeviceFacts] = {
         latency=5e-5,
     ),
     # Measured with MindSpore 2.10 on x86-64 (benchmarks/plan_memory.py, benchmarks/scaling.py): 423 MB after import, 118 MB +
-    # 27 MB per layer for the graphs of a training step of a model of no size. Two ranks with 21 and 75 weights took 45 and
+    # 27 MB per layer (with the kernels 75 + 16) for graphs of a training step of no size. Two ranks with 21 and 75 weights took 45 and
     # 80 MB more than one when they exchange gradients once, 114 and 193 MB with the parallel optimizer. Communication
     # between processes: all-reduce of a few bytes 4 to 8 ms, of 4 MB 46 ms. Flops: float32 training on one core of an EPYC.
     "CPU": DeviceFacts(
@@ -83,7 +86,8 @@ DEVICES: Mapping[str, DeviceFacts] = {
         process_bytes=423_000_000,
         graph_bytes=118_000_000,
         layer_graph_bytes=27_000_000,
-        kernel_layer_graph_bytes=18_000_000,
+        kernel_graph_bytes=75_000_000,
+        kernel_layer_graph_bytes=16_000_000,
         rank_bytes=30_000_000,
         exchange_graph_bytes=650_000,
         keeps_index_tables=True,

@@ -78,8 +78,10 @@ def stage_memory(run: RunConfig, where: ModelLayout, stage: int, rows: StepRows)
     axes = sum(degree > 1 for degree in (where.layout.data_parallel, where.layout.model_parallel, where.layout.pipeline_stage))
     alone = where.layout.ranks == 1
     groups = 0 if alone else facts.group_bytes * (axes + (axes > 1))
-    layer_graphs = (facts.kernel_layer_graph_bytes if plans_kernels(run) else facts.layer_graph_bytes) * len(where.layers[stage])
-    runtime = facts.process_bytes + (0 if alone else facts.rank_bytes) + facts.graph_bytes + layer_graphs
+    graph, layer_graph = facts.graph_bytes, facts.layer_graph_bytes
+    if plans_kernels(run):
+        graph, layer_graph = facts.kernel_graph_bytes, facts.kernel_layer_graph_bytes
+    runtime = facts.process_bytes + (0 if alone else facts.rank_bytes) + graph + layer_graph * len(where.layers[stage])
     if run.run_mode in TRAINING_MODES:
         return _training(run, where, stage, rows, weights=weights, groups=groups, runtime=runtime)
     config = where.config

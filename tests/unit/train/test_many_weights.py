@@ -112,7 +112,7 @@ def test_rows_of_a_cut_weight_are_updated_as_a_whole_weight_is():
         held = [ms.Parameter(ms.Tensor(array), name=f"w{i}") for i, array in enumerate(arrays)]
         rows = reduce.RowCut(axis=TWO, cut=cut, groups=2)
         given = [0.5 * a[len(a) // 2 :] if cut[i] else 0.5 * a for i, a in enumerate(arrays)]
-        Holder(AdamUpdate(held, settings, rows=rows), given)(one, coefficients)
+        Holder(AdamUpdate(held, settings, rows=rows), given)(one, coefficients, one)
         weights[name] = [weight.asnumpy() for weight in held]
     for i, (whole, cut) in enumerate(zip(weights["whole"], weights["cut"], strict=True)):
         half = whole[len(whole) // 2 :]
