@@ -179,9 +179,7 @@ def as_float32(values: np.ndarray) -> np.ndarray:
 
 def not_finite(where: str, row: int) -> CheckpointError:
     """The error of a weight that is NaN or infinite."""
-    return CheckpointError(
-        where, f"row {row} holds NaN or an infinite value; such weights are refused.", fix="use a sound checkpoint."
-    )
+    return CheckpointError(where, f"row {row} holds NaN or an infinite value; such weights are refused.", fix="use a sound checkpoint.")
 
 
 def _rounded(weights_RC: np.ndarray, where: str) -> np.ndarray:
