@@ -15,6 +15,7 @@ from mindformers_codellama.checkpoint.source import Source
 from mindformers_codellama.checkpoint.start import load_weights
 from mindformers_codellama.config.families import FAMILIES
 from mindformers_codellama.config.generation import GenerationConfig
+from mindformers_codellama.config.kernels_key import FLOAT32_TYPES
 from mindformers_codellama.config.mindformers_api import LlamaConfig
 from mindformers_codellama.config.model_config import ModelConfig
 from mindformers_codellama.config.read import read_run
@@ -141,9 +142,12 @@ class LlamaForCausalLM(CausalLM, LlamaNetwork):
             return "the model is cut over ranks"
         if not use_past:
             return "use_past is False"
-        if self.config.param_init_dtype != "float32" or self.config.compute_dtype == "float16":
-            types = f"weights are {self.config.param_init_dtype} and products {self.config.compute_dtype}"
-            return f"{types}; the kernel takes float32 networks and packed weights (--weights)"
+        types = {name: getattr(self.config, key) for key, name in FLOAT32_TYPES.items()}
+        others = [f"{name} is {dtype}" for name, dtype in types.items() if dtype != "float32"]
+        if self.config.compute_dtype == "float16":
+            others.append("compute_dtype is float16")
+        if others:
+            return f"{', '.join(others)}; the kernel takes float32 networks and packed weights (--weights)"
         return "" if kernels_in_use() else "kernels are off or cannot be used"
 
 

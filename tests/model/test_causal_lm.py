@@ -171,3 +171,11 @@ def test_a_checkpoint_that_says_other_heads_is_refused_and_another_base_is_told(
         assert not caplog.records
         LlamaForCausalLM(model.config, checkpoint=tmp_path / "base")
     assert f"was trained with rope_theta {other_base.rope_theta}, the model computes with {model.config.rope_theta}" in caplog.text
+
+
+@pytest.mark.parametrize("key", ["softmax_compute_type", "layernorm_compute_type", "rotary_dtype", "compute_dtype"])
+def test_another_type_anywhere_decodes_with_plain_operators(key, caplog):
+    model = LlamaForCausalLM(LlamaConfig(**SETTINGS | {key: "float16"}))
+    with caplog.at_level("INFO"):
+        model.decoder(use_past=True)
+    assert f"plain MindSpore operators: {key} is float16" in caplog.text
