@@ -7,6 +7,7 @@ nothing is compiled. Shape letters: B rows, T prompt positions, C positions of a
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 import mindspore as ms
 import numpy as np
@@ -72,10 +73,11 @@ class FusedDecoder:
         prompts = self._prompts(tokens_BT, lengths_B)
         if self._network.refresh():
             self._rows.give_up_computed()
-        starts = self._rows.begin(prompts)
-        pieces = [(row, start, prompts[row][start:]) for row, start in enumerate(starts)]
-        ends = np.cumsum([len(new) for _, _, new in pieces])
-        return self._forward(pieces, ends - 1)
+        with self._whole_or_nothing():
+            starts = self._rows.begin(prompts)
+            pieces = [(row, start, prompts[row][start:]) for row, start in enumerate(starts)]
+            ends = np.cumsum([len(new) for _, _, new in pieces])
+            return self._forward(pieces, ends - 1)
 
     def step(self, tokens_B: Int32) -> Float32:
         """Append one token to every row; float32 `(B, V)` logits after it.
@@ -97,10 +99,11 @@ class FusedDecoder:
                 fix="ask for fewer new tokens, or raise model.model_config.seq_length.",
             )
         check_token_ids(tokens_B, self.vocab_size, where="next tokens")
-        self._rows.append(tokens_B[open_rows].tolist(), open_rows)
-        pieces = [(index, rows[index].length - 1, tokens_B[index : index + 1]) for index in open_rows]
-        found = self._forward(pieces, np.arange(len(pieces)))
-        self._rows.publish_full()
+        with self._whole_or_nothing():
+            self._rows.append(tokens_B[open_rows].tolist(), open_rows)
+            pieces = [(index, rows[index].length - 1, tokens_B[index : index + 1]) for index in open_rows]
+            found = self._forward(pieces, np.arange(len(pieces)))
+            self._rows.publish_full()
         if len(open_rows) == len(rows):
             return found
         logits_BV = np.zeros((len(rows), self.vocab_size), np.float32)
@@ -127,7 +130,8 @@ class FusedDecoder:
             GenerationError, TokenizerError: as `prefill`.
         """
         prompts = self._prompts(tokens_BT, lengths_B)
-        self._network.refresh()
+        if self._network.refresh():
+            self._rows.give_up_computed()
         try:
             for index, tokens in enumerate(prompts):
                 self._rows.begin([tokens], shares=False)
@@ -136,6 +140,15 @@ class FusedDecoder:
                     yield index, start, self._forward([(0, start, new)], np.arange(len(new)))
         finally:
             self._rows.begin([])
+
+    @contextmanager
+    def _whole_or_nothing(self) -> Iterator[None]:
+        """What fails or is interrupted inside leaves no batch and no known beginnings; the next `prefill` computes everything."""
+        try:
+            yield
+        except BaseException:
+            self._rows.abandon()
+            raise
 
     def _prompts(self, tokens_BT: Int32, lengths_B: Int32) -> list[Int32]:
         """The checked rows without their padding."""
@@ -163,12 +176,8 @@ class FusedDecoder:
             tokens_3X[1, begin:end] = np.arange(start, start + len(new))
             tokens_3X[2, begin:end] = row
         wanted_W = np.ascontiguousarray(wanted, np.int32)
-        try:
-            logits_WV = self._network.forward(
-                ms.Tensor.from_numpy(tokens_3X), ms.Tensor.from_numpy(wanted_W), self._rows.table_tensor, self._rows.pools
-            )
-        except BaseException:
-            self._rows.give_up_computed()
-            raise
+        logits_WV = self._network.forward(
+            ms.Tensor.from_numpy(tokens_3X), ms.Tensor.from_numpy(wanted_W), self._rows.table_tensor, self._rows.pools
+        )
         self.tokens_computed += tokens_3X.shape[1]
         return logits_WV

@@ -70,9 +70,8 @@ class PagedRows:
         self.allocator.limit = max(self.allocator.limit, self._pages_per_row * (len(prompts) + 1))
         starts = []
         for tokens in prompts:
-            row, start = self._begin_row(tokens, shares)
-            self.rows.append(row)
-            starts.append(start)
+            self.rows.append(Row())
+            starts.append(self._begin_row(self.rows[-1], tokens, shares))
         self._set_table()
         return starts
 
@@ -108,20 +107,25 @@ class PagedRows:
         self._set_table()
 
     def give_up_computed(self) -> None:
-        """Forget every known beginning: the weights are others now, or a computation failed."""
+        """Forget every known beginning: the weights are others now."""
         self.allocator.forget_all()
 
-    def _begin_row(self, tokens: Int32, shares: bool) -> tuple[Row, int]:
+    def abandon(self) -> None:
+        """A pass failed: give up the rows and every known beginning, whose keys may never have been computed."""
+        self.allocator.forget_all()
+        self.begin([])
+
+    def _begin_row(self, row: Row, tokens: Int32, shares: bool) -> int:
         size = self._page_size
         digests = page_digests(tokens, size)
-        pages = self.allocator.find(digests) if shares else []
+        row.pages = pages = self.allocator.find(digests) if shares else []
         start = len(pages) * size
         if start == len(tokens):
             # The last token must be computed for its logits, into a page of the row's own. One that this pass will compute
             # cannot be copied yet.
-            last = pages.pop()
+            last = pages[-1]
             start -= size if last in self._fresh else 1
-            pages.append(self._take() if last in self._fresh else self._copy(last))
+            pages[-1] = self._take() if last in self._fresh else self._copy(last)
             if last in self._fresh:
                 self.allocator.release(last)
         while len(pages) * size < len(tokens):
@@ -130,8 +134,9 @@ class PagedRows:
         for page, digest in zip(pages, digests if shares else (), strict=False):
             self.allocator.publish(page, digest)
         full = len(digests) * size
-        row = Row(pages, len(tokens), digests[-1] if digests else START, [int(token) for token in tokens[full:]])
-        return row, start
+        row.length, row.digest = len(tokens), digests[-1] if digests else START
+        row.tail = [int(token) for token in tokens[full:]]
+        return start
 
     def _give_up(self) -> None:
         for row in self.rows:
@@ -143,7 +148,11 @@ class PagedRows:
     def _take(self) -> int:
         page = self.allocator.take()
         if page >= len(self.keys):
-            self._make_pools(max(self.allocator.size, min(2 * len(self.keys), self.allocator.limit)))
+            try:
+                self._make_pools(max(self.allocator.size, min(2 * len(self.keys), self.allocator.limit)))
+            except BaseException:
+                self.allocator.release(page)
+                raise
         return page
 
     def _copy(self, page: int) -> int:
@@ -156,11 +165,10 @@ class PagedRows:
 
     def _make_pools(self, pages: int) -> None:
         """Longer pools; memory that is never touched is never used."""
-        before = self.keys, self.values
-        self.keys, self.values = (np.zeros((pages, *self._page_shape), self._dtype) for _ in before)
-        for pool, old in zip((self.keys, self.values), before, strict=True):
-            pool[: len(old)] = old
-        self.pools = (ms.Tensor.from_numpy(self.keys), ms.Tensor.from_numpy(self.values))
+        keys, values = (np.zeros((pages, *self._page_shape), self._dtype) for _ in range(2))
+        keys[: len(self.keys)], values[: len(self.values)] = self.keys, self.values
+        # all three at once: an interrupt must not leave some old and some new
+        self.keys, self.values, self.pools = keys, values, (ms.Tensor.from_numpy(keys), ms.Tensor.from_numpy(values))
 
     def _set_table(self) -> None:
         self.table = np.full((len(self.rows), self._pages_per_row), -1, np.int32)

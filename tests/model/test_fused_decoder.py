@@ -11,6 +11,8 @@ import pytest
 from llama_numpy import logits_of_row, relative_error
 
 from mindformers_codellama.backends.fused_decoder import FusedDecoder
+from mindformers_codellama.backends.fused_network import FusedNetwork
+from mindformers_codellama.backends.fused_rows import PagedRows
 from mindformers_codellama.backends.mindspore_decoder import MindSporeDecoder
 from mindformers_codellama.backends.packed_model import ROLES, PackedModel, part_names
 from mindformers_codellama.config.generation import GenerationConfig
@@ -168,6 +170,50 @@ def test_weights_changed_in_place_are_seen_and_drop_known_beginnings(network):
     weight[3, 5] += 1.0
     found = decoder.prefill(tokens, lengths(100))
     assert decoder.tokens_computed == 200
+    assert relative_error(found[0], logits_of_row(tokens[0], weights_of(network), CONFIG)[-1]) < BOUND
+
+
+def test_weights_that_an_evaluation_saw_first_drop_known_beginnings_too(network):
+    decoder, tokens = FusedDecoder(network), make_tokens(1, 100)
+    decoder.prefill(tokens, lengths(100))
+    network.model.layers[0].attention.wk.weight.asnumpy()[3, 5] += 1.0
+    list(decoder.all_logits(tokens, lengths(3)))
+    found = decoder.prefill(tokens, lengths(100))
+    assert relative_error(found[0], logits_of_row(tokens[0], weights_of(network), CONFIG)[-1]) < BOUND
+
+
+def test_a_prefill_without_memory_for_all_rows_leaves_nothing_that_was_not_computed(network, monkeypatch):
+    decoder, tokens = FusedDecoder(network), make_tokens(2, 300)
+    make = PagedRows._make_pools
+
+    def small(rows, pages):
+        if pages > 4:
+            raise MemoryError
+        make(rows, pages)
+
+    monkeypatch.setattr(PagedRows, "_make_pools", small)
+    with pytest.raises(MemoryError):
+        decoder.prefill(tokens, lengths(100, 300))
+    assert decoder._rows.allocator.held == 0
+    found = decoder.prefill(tokens[:1], lengths(100))
+    assert relative_error(found[0], logits_of_row(tokens[0, :100], weights_of(network), CONFIG)[-1]) < BOUND
+
+
+def test_a_failed_step_ends_the_batch(network, monkeypatch):
+    """Its token has no keys: what came after would be read with a hole, and found by others."""
+    decoder, tokens = FusedDecoder(network), make_tokens(1, 70)
+    decoder.prefill(tokens, lengths(63))
+
+    def interrupted(*_):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(FusedNetwork, "forward", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            decoder.step(tokens[:, 63])
+    with pytest.raises(AssertionError, match="one token for every row"):
+        decoder.step(tokens[:, 64])
+    found = decoder.prefill(tokens, lengths(70))
     assert relative_error(found[0], logits_of_row(tokens[0], weights_of(network), CONFIG)[-1]) < BOUND
 
 
