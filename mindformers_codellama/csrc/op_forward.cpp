@@ -202,11 +202,15 @@ void read_separate(Reader& reader, LlamaModel& model, bool has_biases) {
   model.head = matrix(model.vocabulary, model.hidden, "head");
 }
 
+// Of a width: the bytes of 4096 layers of the largest matrix, three times that square, still fit into int64_t.
+constexpr int64_t kLargestSize = int64_t{1} << 22;
+
 // Sizes that cannot overflow when multiplied, and that fit each other.
 void read_sizes(const Arguments& in, const int64_t* sizes, LlamaModel& model) {
   for (int i = 0; i < 7; ++i) {
-    in.require(sizes[i] > 0 && sizes[i] <= (int64_t{1} << 24), "size " + std::to_string(i) + " is " + std::to_string(sizes[i]));
+    in.require(sizes[i] > 0 && sizes[i] <= kLargestSize, "size " + std::to_string(i) + " is " + std::to_string(sizes[i]));
   }
+  in.require(sizes[2] * sizes[4] <= kLargestSize, "heads times head dim are " + std::to_string(sizes[2] * sizes[4]));
   model.layers = sizes[0];
   model.hidden = sizes[1];
   model.heads = sizes[2];

@@ -157,7 +157,8 @@ CODELLAMA_OP(PackedLinear) {
 CODELLAMA_OP(QuantizeWeights) {
   in.expect_count(4);
   const codellama::WeightMatrix to = codellama::matrix_of(in, 2, 3, 1);
-  in.require(to.scales != nullptr, "quantises to int8 and int4 alone");
+  // by the form: the scales of no rows may have no address
+  in.require(to.form == codellama::Form::kInt8 || to.form == codellama::Form::kInt4, "quantises to int8 and int4 alone");
   codellama::pack(in, to);
 }
 

@@ -123,10 +123,12 @@ Activations prepare(Form form, int64_t group, const float* x, int64_t x_stride, 
 
 void multiply_piece(const Activations& activations, const WeightMatrix& matrix, float* y, int64_t y_stride, bool add, int worker, int workers) {
   if (activations.rows == 0) return;
-  // Workers beyond the tiles share rows instead.
+  // Workers beyond the tiles share rows instead. Not of few float32 rows: a row that is alone is summed in another order, so that
+  // results would depend on the number of threads.
+  const bool few_floats = activations.form == Form::kFloat32 && activations.rows <= kFewRows;
   const int64_t tiles = tiles_of(matrix.rows);
   const int across = static_cast<int>(std::max<int64_t>(1, std::min<int64_t>(workers, tiles)));
-  const int down = workers / across;
+  const int down = few_floats ? 1 : workers / across;
   if (worker >= across * down) return;
   const Piece columns = piece_of(tiles, worker % across, across);
   const Piece rows = piece_of(activations.rows, worker / across, down);

@@ -302,6 +302,7 @@ def test_indices_outside_their_range_are_refused(message, pieces, table, wanted)
     [
         (0, lambda sizes: sizes * 0, "size 0 is 0"),
         (0, lambda sizes: sizes + np.eye(1, 12, 3, dtype=np.int64)[0], "no multiple of kv heads"),
+        (0, lambda sizes: np.where(np.isin(np.arange(12), [2, 3, 4]), 1 << 22, sizes), "heads times head dim are 17592186044416"),
         (0, lambda sizes: sizes + 9 * np.eye(1, 12, 7, dtype=np.int64)[0], "form 9"),
         (0, lambda sizes: sizes + np.eye(1, 12, 9, dtype=np.int64)[0], "page size 17"),
         (1, lambda reals: reals.astype(np.float64), "reals must be float32"),

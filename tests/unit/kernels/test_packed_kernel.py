@@ -1,5 +1,7 @@
 """Products of packed weights against numpy, in every form and at every level."""
 
+import ctypes
+
 import ml_dtypes
 import numpy as np
 import pytest
@@ -159,8 +161,9 @@ def test_an_input_that_is_no_number_shows_in_its_own_row(value, form):
 
 @pytest.mark.parametrize("form", FORMS)
 @pytest.mark.parametrize("threads", [1, 3, 7])
-def test_more_threads_than_cores_or_tiles(threads, form):
-    x, packed = random_case((9, 33, 128), form)
+@pytest.mark.parametrize("shape", [(9, 33, 128), (5, 16, 128)])
+def test_more_threads_than_cores_or_tiles(shape, threads, form):
+    x, packed = random_case(shape, form)
     expected = linear(x, packed)
     before = library.load_library().codellama_threads()
     try:
@@ -187,6 +190,21 @@ def test_packing_gives_the_bytes_of_numpy(shape, form, dtype):
         call("QuantizeWeights", [weights, settings_of(wanted)], [values, scales])
         np.testing.assert_array_equal(scales.view(np.uint16), wanted.scales.view(np.uint16))
     np.testing.assert_array_equal(values.view(np.uint8), wanted.values.view(np.uint8))
+
+
+@pytest.mark.parametrize("form", ["int8", "int4"])
+def test_no_rows_may_have_no_address(form):
+    """As an allocator of a framework may say of an empty tensor."""
+    if not isinstance(library.load_library(), ctypes.CDLL):
+        pytest.skip("the library runs in another process")
+    shapes = ([0, 64], [4], packed_shape(0, 64, form, 64), scales_shape(0, 64, 64))
+    settings = settings_of(pack_weights(np.zeros((0, 64), np.float32), form, 64))
+    data = (ctypes.c_void_p * 4)(None, settings.ctypes.data, None, None)
+    sizes = [(ctypes.c_int64 * len(shape))(*shape) for shape in shapes]
+    pointers = (ctypes.POINTER(ctypes.c_int64) * 4)(*(ctypes.cast(size, ctypes.POINTER(ctypes.c_int64)) for size in sizes))
+    dims, dtypes = (ctypes.c_int * 4)(*map(len, shapes)), (ctypes.c_char_p * 4)(b"float32", b"int32", b"uint8", b"uint16")
+    failed = library.load_library().QuantizeWeights(4, data, dims, pointers, dtypes, None, None)
+    assert not failed, library.last_error()
 
 
 @pytest.mark.parametrize("form", ["bfloat16", "int8", "int4"])
