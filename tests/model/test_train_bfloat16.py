@@ -7,6 +7,7 @@ weight matrix the curves part by 0.1.
 """
 
 import dataclasses
+import itertools
 
 import mindspore as ms
 import numpy as np
@@ -35,21 +36,40 @@ def batches():
         yield {"input_ids": (1 + (starts + strides * np.arange(17)) % 60).astype(np.int32)}
 
 
-def run(compute_dtype, *, frozen=""):
+def start(compute_dtype, *, frozen=""):
     network = LlamaNetwork(dataclasses.replace(CONFIG, compute_dtype=compute_dtype))
     init_parameters(network, 3, std=0.1)
     parameters = [p for p in network.trainable_params() if not frozen or frozen not in p.name]
     update = AdamUpdate(parameters, AdamSettings(type="AdamW", beta2=0.95))
-    step = TrainStep(TrainingLoss(network), update, columns=("input_ids",), max_grad_norm=1.0)
-    losses = [step([batch], updates=i, learning_rate=3e-3, scale=LossScale(value=1.0)).loss for i, batch in enumerate(batches())]
-    return np.array(losses), update
+    return update, TrainStep(TrainingLoss(network), update, columns=("input_ids",), max_grad_norm=1.0)
+
+
+def losses_of(step, steps):
+    each = enumerate(itertools.islice(batches(), steps))
+    return np.array([step([batch], updates=i, learning_rate=3e-3, scale=LossScale(value=1.0)).loss for i, batch in each])
+
+
+def run(compute_dtype, *, frozen=""):
+    update, step = start(compute_dtype, frozen=frozen)
+    return losses_of(step, STEPS), update
+
+
+def change_of_parameters(compute_dtype, steps):
+    update, step = start(compute_dtype)
+    before = {p.name: p.asnumpy().copy() for p in update.parameters}
+    losses_of(step, steps)
+    return {p.name: p.asnumpy() - before[p.name] for p in update.parameters}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def kernels():
+    ms.set_context(mode=ms.PYNATIVE_MODE, device_target="CPU")
+    if choose_kernels() is None:
+        pytest.skip("the kernel library cannot be used")
 
 
 @pytest.fixture(scope="module")
 def float32_losses():
-    ms.set_context(mode=ms.PYNATIVE_MODE, device_target="CPU")
-    if choose_kernels() is None:
-        pytest.skip("the kernel library cannot be used")
     return run("float32")[0]
 
 
@@ -59,6 +79,18 @@ def test_bfloat16_follows_the_curve_of_float32(float32_losses):
     assert 1e-6 < np.abs(losses - float32_losses).max() < BOUND
     for tensor in (*update.parameters, *update.adam_m, *update.adam_v):
         assert tensor.dtype == ms.float32, tensor.name
+
+
+def test_every_parameter_changes_as_in_float32_in_graph_mode():
+    """One that is updated in a copy, or not at all, differs by all of its change; bfloat16 by 1 % to 4 % (measured)."""
+    before = ms.get_context("mode")
+    ms.set_context(mode=ms.GRAPH_MODE)
+    try:
+        changes = [change_of_parameters(compute_dtype, steps=8) for compute_dtype in ("float32", "bfloat16")]
+    finally:
+        ms.set_context(mode=before)
+    for name, wanted in changes[0].items():
+        assert np.linalg.norm(changes[1][name] - wanted) < 0.15 * np.linalg.norm(wanted), name
 
 
 def test_a_matrix_that_is_not_trained_exceeds_the_bound(float32_losses):
