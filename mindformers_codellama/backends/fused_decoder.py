@@ -132,14 +132,19 @@ class FusedDecoder:
         prompts = self._prompts(tokens_BT, lengths_B)
         if self._network.refresh():
             self._rows.give_up_computed()
+        batch = self._rows.rows
         try:
             for index, tokens in enumerate(prompts):
-                self._rows.begin([tokens], shares=False)
                 for start in range(0, len(tokens), LOGITS_CHUNK):
+                    assert self._rows.rows is batch, "another batch began before all_logits was at its end"
+                    if start == 0:
+                        self._rows.begin([tokens], shares=False)
+                        batch = self._rows.rows
                     new = tokens[start : start + LOGITS_CHUNK]
                     yield index, start, self._forward([(0, start, new)], np.arange(len(new)))
         finally:
-            self._rows.begin([])
+            if self._rows.rows is batch:
+                self._rows.begin([])
 
     @contextmanager
     def _whole_or_nothing(self) -> Iterator[None]:

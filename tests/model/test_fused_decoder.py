@@ -234,6 +234,17 @@ def test_an_evaluation_that_was_left_leaves_nothing_behind(network):
     assert relative_error(decoder.prefill(tokens, lengths(300))[0], wanted) < BOUND
 
 
+def test_an_evaluation_does_not_go_on_in_the_pages_of_another_batch(network):
+    decoder, tokens = FusedDecoder(network), make_tokens(2, 300)
+    left = decoder.all_logits(tokens[1:], lengths(300))
+    next(left)
+    decoder.prefill(tokens[:1], lengths(299))
+    with pytest.raises(AssertionError, match="another batch began"):
+        next(left)
+    wanted = logits_of_row(tokens[0], weights_of(network), CONFIG)[-1]
+    assert relative_error(decoder.step(tokens[0, 299:])[0], wanted) < BOUND
+
+
 def test_extended_positions_use_the_models_table():
     config = dataclasses.replace(CONFIG, extend_method="PI", scaling_factor=2.0)
     network, tokens = LlamaNetwork(config), make_tokens(1, 50)
