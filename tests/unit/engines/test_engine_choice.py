@@ -47,8 +47,8 @@ class Told(Exception):
 @pytest.fixture
 def traps(monkeypatch):
     """Both engines raise their name when they are asked for anything."""
+    import mindformers_codellama.pipelines.evaluate_packed as evaluate
     import mindformers_codellama.pipelines.open_model as open_model
-    import mindformers_codellama.train.evaluate as evaluate
     import mindformers_codellama.train.run as train
 
     def native(*args, **kwargs):
@@ -61,7 +61,7 @@ def traps(monkeypatch):
         return called
 
     monkeypatch.setattr(train, "train", native)
-    monkeypatch.setattr(evaluate, "evaluate", native)
+    monkeypatch.setattr(evaluate, "evaluate_weights", native)
     monkeypatch.setattr(open_model, "open_source", native)
     for action in ("train", "evaluate", "predict"):
         monkeypatch.setattr(theirs.MindFormersEngine, action, vendor(action))
