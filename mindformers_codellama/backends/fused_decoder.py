@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from mindformers_codellama.backends.fused_network import PAGE_SIZE, FusedNetwork
 from mindformers_codellama.backends.fused_rows import PagedRows
 from mindformers_codellama.backends.packed_model import PackedModel
-from mindformers_codellama.errors import GenerationError
+from mindformers_codellama.backends.prompts import check_prompts, rows_are_full
 from mindformers_codellama.model.inputs import check_token_ids
 from mindformers_codellama.model.llama import LlamaNetwork
 
@@ -93,11 +93,7 @@ class FusedDecoder:
         assert tokens_B.shape == (len(rows),), "step takes one token for every row of prefill"
         open_rows = [index for index, row in enumerate(rows) if row.length < self.max_length]
         if not open_rows:
-            raise GenerationError(
-                "max_length",
-                f"every row has reached the {self.max_length} tokens the model holds.",
-                fix="ask for fewer new tokens, or raise model.model_config.seq_length.",
-            )
+            raise rows_are_full(self.max_length)
         check_token_ids(tokens_B, self.vocab_size, where="next tokens")
         with self._whole_or_nothing():
             self._rows.append(tokens_B[open_rows].tolist(), open_rows)
@@ -157,18 +153,7 @@ class FusedDecoder:
 
     def _prompts(self, tokens_BT: Int32, lengths_B: Int32) -> list[Int32]:
         """The checked rows without their padding."""
-        tokens_BT = np.asarray(tokens_BT, np.int32)
-        lengths_B = np.asarray(lengths_B, np.int32)
-        assert lengths_B.shape == tokens_BT.shape[:1], "prefill takes (B, T) tokens and (B,) lengths"
-        longest = int(lengths_B.max())
-        assert 1 <= int(lengths_B.min()) <= longest <= tokens_BT.shape[1], "lengths must be in [1, T]"
-        if longest > self.max_length:
-            raise GenerationError(
-                f"prompt {int(lengths_B.argmax())}",
-                f"has {longest} tokens, the model holds {self.max_length}.",
-                fix="shorten it, or raise model.model_config.seq_length (with extend_method past the trained positions).",
-            )
-        check_token_ids(tokens_BT[:, :longest], self.vocab_size, where="prompts")
+        tokens_BT, lengths_B = check_prompts(tokens_BT, lengths_B, max_length=self.max_length, vocab_size=self.vocab_size)
         return [row[:length] for row, length in zip(tokens_BT, lengths_B, strict=True)]
 
     def _forward(self, pieces: Sequence[tuple[int, int, Int32]], wanted: Int32) -> Float32:

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mindformers_codellama.backends.cells import CachedForward, GrowCache, ReorderCache, UncachedForward
-from mindformers_codellama.errors import GenerationError
+from mindformers_codellama.backends.prompts import check_prompts, rows_are_full
 from mindformers_codellama.model.inputs import check_token_ids
 from mindformers_codellama.model.llama import LlamaNetwork
 from mindformers_codellama.runtime.context import is_eager
@@ -106,20 +106,9 @@ class MindSporeDecoder:
             GenerationError: a prompt longer than `max_length`.
             TokenizerError: an id outside [0, V).
         """
-        tokens_BT = np.asarray(tokens_BT, np.int32)
-        lengths_B = np.asarray(lengths_B, np.int32)
-        assert lengths_B.shape == tokens_BT.shape[:1], "prefill takes (B, T) tokens and (B,) lengths"
-        longest = int(lengths_B.max())
-        assert 1 <= int(lengths_B.min()) <= longest <= tokens_BT.shape[1], "lengths must be in [1, T]"
-        if longest > self.max_length:
-            raise GenerationError(
-                f"prompt {int(lengths_B.argmax())}",
-                f"has {longest} tokens, the model holds {self.max_length}.",
-                fix="shorten it, or raise model.model_config.seq_length (with extend_method past the trained positions).",
-            )
-        check_token_ids(tokens_BT[:, :longest], self.vocab_size, where="prompts")
+        tokens_BT, lengths_B = check_prompts(tokens_BT, lengths_B, max_length=self.max_length, vocab_size=self.vocab_size)
         self._drop_stale_graphs()
-        return self._memory.prefill(tokens_BT[:, :longest], lengths_B)
+        return self._memory.prefill(tokens_BT, lengths_B)
 
     def step(self, tokens_B: Int32) -> Float32:
         """Append one token to every row; float32 `(B, V)` logits after it.
@@ -134,11 +123,7 @@ class MindSporeDecoder:
         lengths_B = self._memory.lengths_B
         assert tokens_B.shape == lengths_B.shape, "step takes one token for every row of prefill"
         if (lengths_B >= self.max_length).all():
-            raise GenerationError(
-                "max_length",
-                f"every row has reached the {self.max_length} tokens the model holds.",
-                fix="ask for fewer new tokens, or raise model.model_config.seq_length.",
-            )
+            raise rows_are_full(self.max_length)
         check_token_ids(tokens_B, self.vocab_size, where="next tokens")
         return self._memory.step(tokens_B)
 
