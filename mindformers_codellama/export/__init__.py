@@ -1,0 +1,1 @@
+"""Writing MindIR graphs of a model, and checking what was written against the model."""

@@ -1,0 +1,1 @@
+"""Running exported MindIR graphs: what an export directory holds, and the engines that run it."""
