@@ -29,7 +29,7 @@ class ModelFacts:
     config: ModelConfig
     """Sizes and rotary settings; types are left at float32, a run chooses its own."""
     can_infill: bool
-    """Trained to fill in the middle, with the four infilling pieces in its vocabulary."""
+    """Has the four infilling pieces and was trained with them; the project's own small model can be trained so."""
     prompt_style: str
     """`completion` (plain text), `llama2` (`[INST]` turns) or `codellama-70b` (`Source:` turns)."""
     stop_token_ids: tuple[int, ...]
@@ -81,7 +81,7 @@ _TINY = ModelFacts(
         max_position=256,
         rope_theta=1e6,
     ),
-    can_infill=False,
+    can_infill=True,
     prompt_style="completion",
     stop_token_ids=(2,),
     source="this project: small enough to train on two CPU cores in minutes; grouped heads and theta as in 34B",

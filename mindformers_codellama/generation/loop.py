@@ -14,7 +14,8 @@ from mindformers_codellama.generation.prompts import TokenRows, check_prompts, r
 from mindformers_codellama.generation.protocol import Bools, Decoder, Floats, Int32, OnText, Streamer
 from mindformers_codellama.generation.result import Clock, GenerationResult
 from mindformers_codellama.generation.sampling import check_logits, pick, process, row_generator, seen_tokens
-from mindformers_codellama.generation.stopping import RowText
+from mindformers_codellama.generation.stopping import PLAIN, AnswerRule, RowText
+from mindformers_codellama.text.healing import Beginning, piece_index
 from mindformers_codellama.text.tokenizer import LlamaTokenizer
 
 
@@ -41,6 +42,8 @@ class Row:
     """Largest length of prompt plus answer."""
     generator: np.random.Generator
     text: RowText | None
+    beginning: Beginning | None = None
+    """What the answer has to begin with; None when it is free."""
     new: list[int] = field(default_factory=list)
     reason: str | None = None
     """Why it ended; None while it goes on."""
@@ -50,6 +53,8 @@ class Row:
     def accept(self, token: int, eos_token_ids: Sequence[int]) -> str:
         """Append a token; give the text that became certain."""
         self.new.append(token)
+        if self.beginning is not None and not self.beginning.done:
+            self.beginning.take(token)
         piece = ""
         if token in eos_token_ids:
             self.reason = "eos"
@@ -107,6 +112,7 @@ def generate_rows(
     tokenizer: LlamaTokenizer | None = None,
     listeners: Listeners | None = None,
     first_row: int = 0,
+    rules: Sequence[AnswerRule] | None = None,
 ) -> GenerationResult:
     """Answer prompts of any lengths in one batch.
 
@@ -118,6 +124,7 @@ def generate_rows(
         listeners: hear tokens and text while they are made.
         first_row: number of the first row in the whole request, so that batches of one request draw
             different numbers, the same as in one large batch.
+        rules: what each answer is beside the options, one per prompt; needs a tokenizer and no beam search.
 
     Returns:
         Answers in the order of the prompts.
@@ -128,6 +135,7 @@ def generate_rows(
     """
     listeners = listeners or Listeners()
     _check_options(config, tokenizer, listeners)
+    rules = _checked_rules(rules, prompts, config, tokenizer)
     clock = Clock()
     ids, limits = check_prompts(prompts, decoder, config, first_row=first_row)
     if not ids:
@@ -142,9 +150,10 @@ def generate_rows(
             prompt,
             limit,
             row_generator(seed, number),
-            None if tokenizer is None else RowText.after(tokenizer, prompt, config.stop_strings),
+            None if tokenizer is None else RowText.after(tokenizer, prompt, config.stop_strings, rule),
+            None if tokenizer is None or not rule.begins else Beginning(piece_index(tokenizer), rule.begins),
         )
-        for number, (prompt, limit) in enumerate(zip(ids, limits, strict=True), first_row)
+        for number, (prompt, limit, rule) in enumerate(zip(ids, limits, rules, strict=True), first_row)
     ]
     _run(decoder, rows, config, listeners, clock)
     return GenerationResult(
@@ -163,6 +172,18 @@ def _check_options(config: GenerationConfig, tokenizer: LlamaTokenizer | None, l
         raise GenerationError("streamer", "beam search knows its answer only at the end.", fix="use num_beams 1 to stream.")
     if config.num_beams > 1 and config.stop_strings:
         raise GenerationError("stop_strings", "beam search ends at end tokens only.", fix="use num_beams 1, or eos_token_ids.")
+
+
+def _checked_rules(
+    rules: Sequence[AnswerRule] | None, prompts: TokenRows, config: GenerationConfig, tokenizer: LlamaTokenizer | None
+) -> Sequence[AnswerRule]:
+    if rules is None:
+        return [PLAIN] * len(prompts)
+    assert tokenizer is not None
+    assert len(rules) == len(prompts)
+    if config.num_beams > 1:
+        raise GenerationError("num_beams", "beam search takes no rules of single answers.", fix="use num_beams 1.")
+    return rules
 
 
 def _run(decoder: Decoder, rows: list[Row], config: GenerationConfig, listeners: Listeners, clock: Clock) -> None:
@@ -203,13 +224,27 @@ def _next_tokens(logits_BV: Floats, rows: list[Row], config: GenerationConfig, *
     logits_LV = np.asarray(logits_BV)[live]
     check_logits(logits_LV, [rows[place].number for place in live], max(len(rows[place].new) for place in live))
     logits_LV = process(
-        logits_LV, config, seen_BV=None if seen_BV is None else seen_BV[live], prompt_BV=None if prompt_BV is None else prompt_BV[live]
+        _confined(logits_LV, [rows[place] for place in live]),
+        config,
+        seen_BV=None if seen_BV is None else seen_BV[live],
+        prompt_BV=None if prompt_BV is None else prompt_BV[live],
     )
     tokens_B = np.full(len(rows), config.pad_token_id, dtype=np.int32)
     tokens_B[live] = pick(logits_LV, config, [rows[place].generator for place in live])
     if seen_BV is not None:
         seen_BV[live, tokens_B[live]] = True
     return tokens_B
+
+
+def _confined(logits_LV: Floats, rows: list[Row]) -> Floats:
+    """Logits with -inf for tokens that do not keep to the text a row's answer must begin with."""
+    for logits_V, row in zip(logits_LV, rows, strict=True):
+        if row.beginning is not None and not row.beginning.done:
+            kept = row.beginning.allowed()
+            values = logits_V[kept]
+            logits_V[:] = -np.inf
+            logits_V[kept] = values
+    return logits_LV
 
 
 def _take(rows: list[Row], tokens_B: Int32, config: GenerationConfig, listeners: Listeners) -> None:

@@ -80,5 +80,22 @@ class TokenDecoder(Protocol):
         ...
 
 
+class StopRule(Protocol):
+    """Ends an answer by its text. One object belongs to one answer and may remember what it has read."""
+
+    def end(self, text: str, start: int) -> int:
+        """Where the answer ends, -1 while it goes on.
+
+        Args:
+            text: all of the answer so far; each call has the text of the last one and more.
+            start: characters that were given out; the end is not before them.
+        """
+        ...
+
+    def held_back(self, text: str) -> int:
+        """Characters at the end of `text` that a later end may still cut off."""
+        ...
+
+
 OnText = Callable[[int, str], object]
 """Called with (row, newly certain text); whole characters, never any part of a stop string."""

@@ -10,7 +10,7 @@ from mindformers_codellama.errors import GenerationError
 from mindformers_codellama.generation.loop import Listeners, generate_rows
 from mindformers_codellama.generation.protocol import Decoder
 from mindformers_codellama.generation.result import GenerationResult
-from mindformers_codellama.text.chat import Message, chat_ids, chat_style, style_stop_ids
+from mindformers_codellama.text.chat import USER, Message, chat_ids, chat_style, style_stop_ids
 from mindformers_codellama.text.tokenizer import LlamaTokenizer
 
 logger = logging.getLogger(__name__)
@@ -74,7 +74,7 @@ class ChatSession:
         result = generate_rows(self.decoder, [prompt], self.config, tokenizer=self.tokenizer, listeners=listeners, first_row=first_row)
         assert result.texts is not None
         if chat_style(self.style).remembers:
-            self.history += [Message("user", question), Message("assistant", result.texts[0].strip())]
+            self.history += [Message("user", question), Message("assistant", result.texts[0].strip(), USER)]
         return result
 
     def _fitting_prompt(self, question: str) -> list[int]:

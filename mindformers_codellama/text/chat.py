@@ -31,6 +31,8 @@ VICUNA_SYSTEM = (
     "The assistant gives helpful, detailed, and polite answers to the user's questions."
 )
 STEP = "<step>"
+USER = "user"
+"""Whom every answer is for."""
 
 
 class Message(NamedTuple):
@@ -39,14 +41,23 @@ class Message(NamedTuple):
     role: str
     """`system`, `user` or `assistant`."""
     content: str
+    destination: str = ""
+    """Who is spoken to, where the style writes it (`codellama-70b`); empty writes nothing."""
+
+
+class Turn(NamedTuple):
+    """A question and its answer."""
+
+    question: Message
+    answer: Message
 
 
 class ChatStyle(NamedTuple):
     """How a conversation becomes ids."""
 
     name: str
-    build: Callable[[LlamaTokenizer, str, list[tuple[str, str]], str], list[int]]
-    """(tokenizer, system text, answered turns, last question) to ids."""
+    build: Callable[[LlamaTokenizer, Message | None, list[Turn], Message], list[int]]
+    """(tokenizer, system message, answered turns, last question) to ids."""
     alpaca: bool
     """Questions stand inside the Alpaca prompt; every question is alone, as such models know no history."""
     forbidden: tuple[str, ...]
@@ -58,56 +69,58 @@ class ChatStyle(NamedTuple):
         return not self.alpaca and self.name != "completion"
 
 
-def _completion(tokenizer: LlamaTokenizer, system: str, turns: list[tuple[str, str]], question: str) -> list[int]:
-    return tokenizer.encode(question)
+def _completion(tokenizer: LlamaTokenizer, system: Message | None, turns: list[Turn], question: Message) -> list[int]:
+    return tokenizer.encode(question.content)
 
 
-def _plain(tokenizer: LlamaTokenizer, system: str, turns: list[tuple[str, str]], question: str) -> list[int]:
-    return tokenizer.encode_pieces(question, bos=True, eos=False)
+def _plain(tokenizer: LlamaTokenizer, system: Message | None, turns: list[Turn], question: Message) -> list[int]:
+    return tokenizer.encode_pieces(question.content, bos=True, eos=False)
 
 
-def _vicuna(tokenizer: LlamaTokenizer, system: str, turns: list[tuple[str, str]], question: str) -> list[int]:
+def _vicuna(tokenizer: LlamaTokenizer, system: Message | None, turns: list[Turn], question: Message) -> list[int]:
     """Begin token once, end token after every answer: the rows of llama_preprocess."""
-    before = f"{system or VICUNA_SYSTEM} "
+    before = f"{(system and system.content) or VICUNA_SYSTEM} "
     ids: list[int] = []
     for asked, answered in turns:
-        ids += tokenizer.encode_pieces(f"{before}USER: {asked} ASSISTANT: {answered}", bos=not ids, eos=True)
+        ids += tokenizer.encode_pieces(f"{before}USER: {asked.content} ASSISTANT: {answered.content}", bos=not ids, eos=True)
         before = ""
-    return ids + tokenizer.encode_pieces(f"{before}USER: {question} ASSISTANT:", bos=not ids, eos=False)
+    return ids + tokenizer.encode_pieces(f"{before}USER: {question.content} ASSISTANT:", bos=not ids, eos=False)
 
 
-def _llama2(tokenizer: LlamaTokenizer, system: str, turns: list[tuple[str, str]], question: str) -> list[int]:
-    """Each question with its answer between begin and end token; the system text inside the first question.
+def _llama2(tokenizer: LlamaTokenizer, system: Message | None, turns: list[Turn], question: Message) -> list[int]:
+    """Each question with its answer between begin and end token; the system text, even an empty one, inside the first question.
 
     Source: codellama llama/generation.py `chat_completion`.
     """
     style = prompt_style("llama2")
-    before = f"{style.before_system}{system}{style.after_system}" if system else ""
+    before = "" if system is None else f"{style.before_system}{system.content}{style.after_system}"
     ids: list[int] = []
     for asked, answered in turns:
-        text = f"{style.before_user}{(before + asked).strip()}{style.after_user} {answered.strip()} "
+        text = f"{style.before_user}{(before + asked.content).strip()}{style.after_user} {answered.content.strip()} "
         ids += tokenizer.encode_pieces(text, bos=True, eos=True)
         before = ""
-    return ids + tokenizer.encode_pieces(f"{style.before_user}{(before + question).strip()}{style.after_user}", bos=True, eos=False)
+    return ids + tokenizer.encode_pieces(f"{style.before_user}{(before + question.content).strip()}{style.after_user}", bos=True, eos=False)
 
 
-def _codellama_70b(tokenizer: LlamaTokenizer, system: str, turns: list[tuple[str, str]], question: str) -> list[int]:
+def _codellama_70b(tokenizer: LlamaTokenizer, system: Message | None, turns: list[Turn], question: Message) -> list[int]:
     """Header and body of every message encoded apart, a step token behind; an empty system message when there is none.
 
-    Source: codellama llama/generation.py `dialog_prompt_tokens`.
+    Source: codellama llama/generation.py `dialog_prompt_tokens`. The tokenizer file of 70B Instruct puts no implicit space before
+    a text (its model card prints the ids), others do; both follow from the file.
     """
     step = step_token_id(tokenizer)
-    messages = [("system", system)]
-    for asked, answered in turns:
-        messages += [("user", asked), ("assistant", answered)]
     ids = [tokenizer.bos_token_id]
-    for role, content in [*messages, ("user", question)]:
-        ids += tokenizer.encode_pieces(f" Source: {role}", bos=False, eos=False)
-        if content:
-            ids += tokenizer.encode_pieces(f"\n\n {content.strip()}", bos=False, eos=False)
+    for message in [system or Message("system", ""), *(message for turn in turns for message in turn), question]:
+        ids += tokenizer.encode_pieces(_header(message.role, message.destination), bos=False, eos=False)
+        if message.content:
+            ids += tokenizer.encode_pieces(f"\n\n {message.content.strip()}", bos=False, eos=False)
         ids.append(step)
-    ids += tokenizer.encode_pieces(" Source: assistant\nDestination: user", bos=False, eos=False)
+    ids += tokenizer.encode_pieces(_header("assistant", USER), bos=False, eos=False)
     return ids + tokenizer.encode_pieces("\n\n ", bos=False, eos=False)
+
+
+def _header(role: str, destination: str) -> str:
+    return f" Source: {role}" + (f"\nDestination: {destination.strip()}" if destination else "")
 
 
 _LLAMA2_TAGS = prompt_style("llama2").forbidden
@@ -168,12 +181,11 @@ def chat_ids(tokenizer: LlamaTokenizer, messages: Sequence[Message], style: str,
     """
     chosen = chat_style(style)
     system, turns, question = _parts(messages)
-    texts = [system, *(text for turn in turns for text in turn), question, input_text]
-    raise_all(_injections(chosen, texts))
+    raise_all(_injections(chosen, [*(text for message in messages for text in (message.content, message.destination)), input_text]))
     if not chosen.remembers:
         turns = []
     if chosen.alpaca:
-        question = alpaca_prompt(question, input_text)
+        question = question._replace(content=alpaca_prompt(question.content, input_text))
     elif input_text:
         raise GenerationError("input", f"the prompt style {style} has no input.", fix="use an alpaca style, or write it into the prompt.")
     return chosen.build(tokenizer, system, turns, question)
@@ -195,11 +207,9 @@ def _injections(style: ChatStyle, texts: list[str]) -> list[CodeLlamaError]:
     ]
 
 
-def _parts(messages: Sequence[Message]) -> tuple[str, list[tuple[str, str]], str]:
-    system = ""
+def _parts(messages: Sequence[Message]) -> tuple[Message | None, list[Turn], Message]:
     rest = list(messages)
-    if rest and rest[0].role == "system":
-        system = rest.pop(0).content
+    system = rest.pop(0) if rest and rest[0].role == "system" else None
     for number, message in enumerate(rest):
         expected = ("user", "assistant")[number % 2]
         if message.role != expected:
@@ -208,5 +218,4 @@ def _parts(messages: Sequence[Message]) -> tuple[str, list[tuple[str, str]], str
             )
     if len(rest) % 2 == 0:
         raise GenerationError("messages", "the last message must be from the user.")
-    turns = [(rest[place].content, rest[place + 1].content) for place in range(0, len(rest) - 1, 2)]
-    return system, turns, rest[-1].content
+    return system, [Turn(*rest[place : place + 2]) for place in range(0, len(rest) - 1, 2)], rest[-1]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import NamedTuple
 
 import sentencepiece
@@ -42,10 +43,27 @@ def check_text(text: object) -> None:
         raise TokenizerError("text", problem, fix='decode the source with errors="replace".') from error
 
 
-def encode_plain(processor: sentencepiece.SentencePieceProcessor, text: str, *, head: str = "") -> list[int]:
-    """SentencePiece alone on `head + text`; `TokenizerError` as `check_text`."""
+def encode_plain(
+    processor: sentencepiece.SentencePieceProcessor, text: str, *, head: str = "", marks: Collection[int] = frozenset()
+) -> list[int]:
+    """SentencePiece alone on `head + text`; `TokenizerError` as `check_text`.
+
+    Args:
+        processor: of the tokenizer file.
+        text: any text.
+        head: encoded before it.
+        marks: pieces that text may not become. Where a file has the infilling pieces as ordinary ones, a text that spells
+            ` <MID>` would end the prompt it stands in; such pieces are written character by character instead.
+    """
     check_text(text)
-    return list(processor.encode(head + text))
+    ids = list(processor.encode(head + text))
+    if not any(mark in ids for mark in marks):
+        return ids
+    return [piece for token in ids for piece in (_spelled(processor, token) if token in marks else (token,))]
+
+
+def _spelled(processor: sentencepiece.SentencePieceProcessor, token: int) -> list[int]:
+    return [processor.piece_to_id(char) for char in processor.id_to_piece(token)]
 
 
 def encode_text(text: str, rules: EncodeRules) -> list[int]:

@@ -80,14 +80,14 @@ class LlamaTokenizer:
         self._processor = self._meta if legacy else open_processor(model, dummy_prefix=False)
         self.vocab_size = int(self._meta.get_piece_size())
         self.prefix_id, self.suffix_id, self.middle_id, self.eot_id = (self._piece_id(piece) for piece in INFILLING_PIECES)
+        self._marks = {i for i in (self.prefix_id, self.suffix_id, self.middle_id, self.eot_id) if i is not None}
         own = [AddedToken(content) for content in (bos_token, eos_token, unk_token, pad_token) if content is not None]
         self.added_tokens = SpecialTokens(give_ids(own, added_tokens, self._piece_id, self.vocab_size))
 
     # -- vocabulary ---------------------------------------------------------------------------------------------------
 
     def __len__(self) -> int:
-        beyond = {i for i in self.added_tokens.by_id if i >= self.vocab_size}
-        return self.vocab_size + len(beyond)
+        return self.vocab_size + len({i for i in self.added_tokens.by_id if i >= self.vocab_size})
 
     def __repr__(self) -> str:
         return f"LlamaTokenizer({str(self.path)!r}, vocab_size={self.vocab_size}, legacy={self.legacy})"
@@ -169,7 +169,7 @@ class LlamaTokenizer:
 
         Source: codellama e81b597 llama/tokenizer.py `Tokenizer.encode`.
         """
-        ids = encode_plain(self._meta, text)
+        ids = encode_plain(self._meta, text, marks=self._marks)
         return [self.bos_token_id] * bos + ids + [self.eos_token_id] * eos
 
     def encode_infilling(self, text: str) -> list[int]:
@@ -177,7 +177,7 @@ class LlamaTokenizer:
 
         Source: codellama llama/tokenizer.py: a mark is put before the text and cut off again.
         """
-        return encode_plain(self._meta, text, head=INFILLING_MARK)[len(self._mark_ids) :]
+        return encode_plain(self._meta, text, head=INFILLING_MARK, marks=self._marks)[len(self._mark_ids) :]
 
     @cached_property
     def _mark_ids(self) -> list[int]:

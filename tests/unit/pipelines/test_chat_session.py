@@ -98,7 +98,7 @@ def test_a_tag_in_the_question_is_refused_and_one_in_the_answer_ends_it(tokenize
         chat.ask("a [/INST] b")
     result = chat.ask("a")
     assert result.finish_reasons == ["stop"]
-    assert chat.history[-1] == Message("assistant", "yes")
+    assert chat.history[-1] == Message("assistant", "yes", "user")
     chat.ask("still fine?")
 
 
