@@ -33,9 +33,9 @@ GE_OPTIONS = tuple(
     ge.exec.formatMode ge.exec.precision_mode ge.exec.precision_mode_v2 ge.exec.modify_mixlist
     ge.exec.op_precision_mode ge.exec.allow_hf32 ge.exec.atomicCleanPolicy ge.exec.staticMemoryPolicy
     ge.exec.memoryOptimizationPolicy ge.exec.deviceId ge.exec.device_id ge.session_device_id ge.exec.rankTableFile
-    ge.exec.rankId ge.exec.exclude_engines ge.exec.exclude_engines ge.exec.reuseZeroCopyMemory
+    ge.exec.rankId ge.exec.exclude_engines ge.exec.reuseZeroCopyMemory
     ge.exec.inputReuseMemIndexes ge.exec.outputReuseMemIndexes ge.exec.enableCopyOutputAddr
-    ge.exec.enableCopyOutputAddr ge.exec.dynamicInput ge.exec.dynamicGraphExecuteMode ge.exec.dataInputsShapeRange
+    ge.exec.enableDumpDebug ge.exec.dumpDebugMode ge.exec.dynamicInput ge.exec.dynamicGraphExecuteMode ge.exec.dataInputsShapeRange
     ge.exec.graphExecTimeout ge.exec.enableDump ge.exec.dumpMode ge.exec.dumpPath ge.exec.dumpStep
     ge.exec.profilingMode ge.exec.profilingOptions ge.exec.disableReuseMemory ge.exec.opWaitTimeout
     ge.exec.opExecuteTimeout ge.graphMemoryMaxSize ge.variableMemoryMaxSize ge.featureBaseRefreshable
