@@ -1,4 +1,4 @@
-"""Arguments that `predict` and `chat` share: where the model is, and how it generates."""
+"""Arguments that `predict`, `chat` and `infill` share: where the model is, and how it generates."""
 
 from __future__ import annotations
 
@@ -24,11 +24,21 @@ OPTIONS = (
 """Argument names that are generation options."""
 
 
+MODEL_HELP = "YAML file, Hugging Face directory, checkpoint with a manifest, or registry name"
+
+
 def add_model_arguments(parser: argparse.ArgumentParser) -> None:
-    """Where the model and its tokenizer come from."""
-    parser.add_argument(
-        "model", metavar="CONFIG|DIR", help="YAML file, Hugging Face directory, checkpoint with a manifest, or registry name"
+    """The model, its tokenizer, and how it is asked."""
+    parser.add_argument("model", metavar="CONFIG|DIR", help=MODEL_HELP)
+    group = add_opening_arguments(parser)
+    group.add_argument(
+        "--prompt-style", choices=sorted(CHAT_STYLES), help="how the model was trained to be asked; default: by its registry name"
     )
+    group.add_argument("--system", default="", metavar="TEXT", help="system text of the chat styles")
+
+
+def add_opening_arguments(parser: argparse.ArgumentParser) -> argparse._ArgumentGroup:
+    """How the model is opened; the group they are in."""
     group = parser.add_argument_group("model")
     group.add_argument("--load-checkpoint", "--load_checkpoint", default="", metavar="PATH", help=".ckpt, .safetensors or directory")
     group.add_argument("--tokenizer", default="", metavar="PATH", help="tokenizer.model, its directory, or a name such as codellama_tiny")
@@ -46,10 +56,7 @@ def add_model_arguments(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--set", action="append", default=[], metavar="KEY=VALUE", dest="overrides", help="set a key of the YAML file; may be repeated"
     )
-    group.add_argument(
-        "--prompt-style", choices=sorted(CHAT_STYLES), help="how the model was trained to be asked; default: by its registry name"
-    )
-    group.add_argument("--system", default="", metavar="TEXT", help="system text of the chat styles")
+    return group
 
 
 def add_generation_arguments(parser: argparse.ArgumentParser) -> None:

@@ -10,12 +10,15 @@ from typing import Any
 
 from mindformers_codellama.errors import ConfigError, GenerationError
 from mindformers_codellama.pipelines.generating import CausalLM
+from mindformers_codellama.pipelines.infilling import InfillingPipeline
 from mindformers_codellama.pipelines.open_model import open_model
 from mindformers_codellama.pipelines.text_generation import TextGenerationPipeline
 from mindformers_codellama.text.auto import AutoTokenizer
 from mindformers_codellama.text.tokenizer import LlamaTokenizer
 
-TASKS: Mapping[str, Callable[..., TextGenerationPipeline]] = MappingProxyType({"text_generation": TextGenerationPipeline})
+Pipeline = TextGenerationPipeline | InfillingPipeline
+
+TASKS: Mapping[str, Callable[..., Pipeline]] = MappingProxyType({"text_generation": TextGenerationPipeline, "infilling": InfillingPipeline})
 """Task to the pipeline that does it."""
 
 BACKENDS = ("ms",)
@@ -29,11 +32,11 @@ def pipeline(
     backend: str = "ms",
     batch_size: int | None = None,
     **options: Any,
-) -> TextGenerationPipeline:
+) -> Pipeline:
     """A pipeline for a task.
 
     Args:
-        task: `text_generation`.
+        task: `text_generation` or `infilling`.
         model: a model, or what `pipelines.open_model` takes: a YAML file, a directory or file of weights, a registry name.
         tokenizer: a tokenizer, its directory or file, or a registry name; a model given as a path brings its own.
         backend: `ms`, MindSpore. MindFormers' `mslite` is not available.
@@ -42,7 +45,7 @@ def pipeline(
 
     Raises:
         ConfigError: unknown task, with the nearest name; another backend; nothing to open.
-        GenerationError: no tokenizer, or an unknown option.
+        GenerationError: no tokenizer, an unknown option, or a model that cannot infill.
     """
     if task not in TASKS:
         near = get_close_matches(task, TASKS, n=1, cutoff=0.5)
@@ -62,4 +65,6 @@ def pipeline(
     named = tokenizer.path if isinstance(tokenizer, LlamaTokenizer) else tokenizer
     opened = open_model(model, tokenizer="" if named is None else str(named))
     words = tokenizer if isinstance(tokenizer, LlamaTokenizer) else opened.tokenizer
+    if task == "infilling":
+        options["name"] = opened.name
     return TASKS[task](opened.model, words, batch_size=opened.batch_size if batch_size is None else batch_size, **options)

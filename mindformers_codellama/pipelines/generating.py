@@ -76,6 +76,45 @@ class CausalLM:
             decoder = ProcessedDecoder(decoder, processors)
         return generate(decoder, prompts, config, streamer=streamer, tokenizer=tokenizer)
 
+    def infill(
+        self,
+        prefix: str,
+        suffix: str,
+        *,
+        tokenizer: LlamaTokenizer | None = None,
+        suffix_first: bool | None = None,
+        until: str = "block",
+        heal: bool = True,
+        context: Sequence[tuple[str, str]] = (),
+        **options: Any,
+    ) -> str:
+        """What belongs between two texts.
+
+        Args:
+            prefix: text before the cursor.
+            suffix: text behind it.
+            tokenizer: of the model.
+            suffix_first: order SPM instead of PSM; None chooses by the cursor.
+            until: `eot`: where the model ends it; `block`: also where it leaves the cursor's block or closes a bracket of the
+                suffix; `line`: also at the end of its first line.
+            heal: token healing, when the prefix ends inside a token.
+            context: `(path, text)` of other files, the most helpful first.
+            **options: generation options; `max_new_tokens` is 128 when nothing is said.
+
+        Returns:
+            The middle, with every leading space; CR LF where the texts have it.
+
+        Raises:
+            GenerationError: a model that cannot infill, with the reason and those that can; or as `generate`.
+        """
+        from mindformers_codellama.pipelines.infilling import InfillOptions, infill_once  # which builds on this module
+        from mindformers_codellama.text.holes import Hole
+        from mindformers_codellama.text.infilling_fit import Snippet
+
+        snippets = tuple(Snippet(*entry) for entry in context)
+        infill = InfillOptions(suffix_first=suffix_first, until=until, heal=heal, context=snippets)
+        return infill_once(self, tokenizer, Hole(prefix, suffix), infill, **options)
+
 
 def token_rows(input_ids: Any) -> list[NDArray[np.int64]]:
     """Rows of ids from one row or several: lists, arrays or tensors.

@@ -77,6 +77,8 @@ class OpenedModel:
     prompt_style: str
     """How the registry says this model is asked; `completion` when it is not there."""
     batch_size: int
+    name: str = ""
+    """Registry name; empty when unknown."""
     comm: Comm = SINGLE
     """This process among the ranks that hold the model; all of them generate, one shows it."""
 
@@ -162,6 +164,7 @@ def open_source(source: Source) -> OpenedModel:
         generation=source.generation,
         prompt_style=style,
         batch_size=source.batch_size,
+        name=source.name,
         comm=ranks.comm,
     )
 

@@ -12,6 +12,7 @@ from mindformers_codellama.generation.loop import Listeners, generate_rows
 from mindformers_codellama.generation.prompts import check_prompts, warn_of_cuts
 from mindformers_codellama.generation.protocol import OnText, Streamer
 from mindformers_codellama.generation.result import GenerationResult, joined
+from mindformers_codellama.generation.stopping import AnswerRule
 from mindformers_codellama.parallel.agreement import gather, together
 from mindformers_codellama.pipelines.generating import CausalLM
 from mindformers_codellama.text.check import tokenizer_fits_model
@@ -94,6 +95,7 @@ class TextGenerationPipeline:
         batch_size: int | None = None,
         listeners: Listeners | None = None,
         after_batch: Callable[[GenerationResult, int], object] | None = None,
+        rules: Sequence[AnswerRule] | None = None,
     ) -> GenerationResult:
         """Answer token ids, with texts, reasons and speed.
 
@@ -106,6 +108,7 @@ class TextGenerationPipeline:
             batch_size: rows at once, instead of the pipeline's.
             listeners: hear what is made; they are told the row's number among all prompts.
             after_batch: called with the answers of each batch and the number of its first prompt.
+            rules: what each answer is beside the options, one per prompt.
 
         Raises:
             GenerationError, TokenizerError: as `generation.loop.generate_rows`.
@@ -121,7 +124,8 @@ class TextGenerationPipeline:
         for turn in range(0, len(starts), copies.size):
             # a copy without a batch of its own answers the last one too: it would only wait, and a wait has limits
             first = starts[min(turn + copies.index, len(starts) - 1)]
-            answer = partial(generate_rows, decoder, prompts[first : first + size], config, first_row=first)
+            theirs = None if rules is None else rules[first : first + size]
+            answer = partial(generate_rows, decoder, prompts[first : first + size], config, first_row=first, rules=theirs)
             found = self._together(first, partial(answer, tokenizer=self.tokenizer, listeners=listeners))
             results |= found
             if after_batch is not None:

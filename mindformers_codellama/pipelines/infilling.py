@@ -1,0 +1,277 @@
+"""Fill in the middle: cursors in texts to what belongs there."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from mindformers_codellama.config.generation import OPTION_NAMES, GenerationConfig
+from mindformers_codellama.errors import GenerationError
+from mindformers_codellama.generation.infill_stop import infill_stop
+from mindformers_codellama.generation.loop import Listeners
+from mindformers_codellama.generation.protocol import OnText
+from mindformers_codellama.generation.result import GenerationResult, GenerationStats, joined
+from mindformers_codellama.generation.stopping import AnswerRule
+from mindformers_codellama.pipelines.generating import CausalLM
+from mindformers_codellama.pipelines.text_generation import TextGenerationPipeline
+from mindformers_codellama.text.holes import FILL_MARK, Hole, split_marks
+from mindformers_codellama.text.infilling import infilling_pieces, require_infilling
+from mindformers_codellama.text.infilling_fit import Snippet, comment_mark
+from mindformers_codellama.text.infilling_prompt import InfillingPrompt, infilling_prompt
+from mindformers_codellama.text.tokenizer import LlamaTokenizer
+
+logger = logging.getLogger(__name__)
+
+OUTPUT_KEY = "infilling_text"
+MIDDLE_LENGTH = 128
+"""Longest middle in tokens when nothing is said; at most half of the model's length."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class InfillOptions:
+    """How a middle is asked for and where it ends."""
+
+    suffix_first: bool | None = None
+    """Order SPM; None chooses by the cursor."""
+    until: str = "block"
+    """`eot`, `line` or `block`, see `generation.infill_stop`."""
+    heal: bool = True
+    """Take off the end of a prefix that ends inside a token."""
+    context: tuple[Snippet, ...] = ()
+    """Parts of other files, the most helpful first."""
+    path: str = ""
+    """File of the cursor; its ending chooses the comment mark."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Infilling:
+    """One middle."""
+
+    hole: Hole
+    middle: str
+    """What belongs at the cursor, with the line ends of the text."""
+    finish_reason: str
+    """`eos` (the model ended it), `stop` (a stop rule or string), `length`, or `cancelled`."""
+    prompt: InfillingPrompt
+    new_ids: list[int]
+    """What the model wrote, healed text included, the end token included, nothing behind a stop."""
+
+    @property
+    def text(self) -> str:
+        """The text with the middle in it; all around it is unchanged."""
+        return self.hole.filled(self.middle)
+
+
+class InfillingPipeline:
+    """`pipeline("infilling", ...)`: called with texts that have a `<FILL>` mark, or with prefixes and suffixes.
+
+    Args:
+        model: the model with its weights.
+        tokenizer: of the model.
+        batch_size: cursors answered at once.
+        name: registry name of the model, where it is known.
+        options: generation options that hold for every call, in our names or MindFormers'.
+
+    Raises:
+        GenerationError: a model that cannot infill, with the reason and those that can; an unknown option; beam search.
+        TokenizerError: the vocabularies disagree.
+    """
+
+    def __init__(self, model: CausalLM, tokenizer: LlamaTokenizer, *, batch_size: int = 1, name: str = "", **options: Any) -> None:
+        require_infilling(tokenizer, model.config, name)
+        self._texts = TextGenerationPipeline(model, tokenizer, batch_size=batch_size)
+        self.model = model
+        self.tokenizer = tokenizer
+        self.batch_size = batch_size
+        # the model's own limits are those of answers and count the prompt; a middle has its own
+        self.generation = self._updated(replace(model.generation, max_new_tokens=None), options)
+        self.stats: GenerationStats | None = None
+        """Speed of the last call."""
+
+    def __call__(
+        self,
+        inputs: Any,
+        *,
+        mark: str = FILL_MARK,
+        infill: InfillOptions | None = None,
+        batch_size: int | None = None,
+        on_text: OnText | None = None,
+        **options: Any,
+    ) -> list[dict[str, Any]]:
+        """Fill in.
+
+        Args:
+            inputs: a text with one or several marks; a pair `(prefix, suffix)`; `{"prefix": ..., "suffix": ...}`; or a list of
+                these. A text with several marks is filled in from the first to the last, each seeing the ones before.
+            mark: what stands where something is missing.
+            infill: how to ask.
+            batch_size: cursors at once, instead of the pipeline's.
+            on_text: called with (number of the input, new text) while it is made.
+            options: generation options, in our names or MindFormers'.
+
+        Returns:
+            Per input `infilling_text` (the whole text), `middles` and `finish_reasons` (one per cursor).
+
+        Raises:
+            GenerationError: an input of another form, or an option that cannot be.
+            ConfigError: a text without the mark.
+        """
+        alone = isinstance(inputs, (str, Mapping, Hole)) or _is_pair(inputs)
+        texts = [read_input(entry, mark) for entry in ([inputs] if alone else list(inputs))]
+        config = self._updated(self.generation, options)
+        done = self.fill(texts, infill, config, batch_size=batch_size, listeners=Listeners(on_text=on_text))
+        return [
+            {OUTPUT_KEY: found[-1].text, "middles": [one.middle for one in found], "finish_reasons": [one.finish_reason for one in found]}
+            for found in done
+        ]
+
+    def fill(
+        self,
+        texts: Sequence[Sequence[str]],
+        infill: InfillOptions | None,
+        config: GenerationConfig,
+        *,
+        batch_size: int | None = None,
+        listeners: Listeners | None = None,
+    ) -> list[list[Infilling]]:
+        """Fill in texts with one or several cursors each, from the first cursor to the last.
+
+        Args:
+            texts: the parts between the cursors, at least two per text.
+            infill: how to ask.
+            config: as in `run`.
+            batch_size: as in `run`.
+            listeners: as in `run`; they are told the number of the text.
+
+        Returns:
+            Per text one infilling per cursor; fewer when it was cancelled.
+        """
+        listeners = listeners or Listeners()
+        done: list[list[Infilling]] = [[] for _ in texts]
+        results: list[GenerationResult] = []
+        for turn in range(max((len(parts) - 1 for parts in texts), default=0)):
+            rows = [row for row, parts in enumerate(texts) if len(parts) > turn + 1]
+            holes = [self._hole(texts[row], done[row]) for row in rows]
+            hear = replace(listeners, on_text=_renumbered(listeners.on_text, rows))
+            found, result = self.run(holes, infill, config, batch_size=batch_size, listeners=hear)
+            results.append(result)
+            for row, infilling in zip(rows, found, strict=False):  # fewer when cancelled
+                done[row].append(infilling)
+            if "cancelled" in result.finish_reasons:
+                break
+        self.stats = joined(results).stats if results else None
+        return done
+
+    @staticmethod
+    def _hole(parts: Sequence[str], done: list[Infilling]) -> Hole:
+        """The next cursor of a text: what was filled in before it is part of its prefix, later marks are left out."""
+        prefix = done[-1].hole.prefix + done[-1].middle + parts[len(done)] if done else parts[0]
+        return Hole(prefix, "".join(parts[len(done) + 1 :]))
+
+    def run(
+        self,
+        holes: Sequence[Hole],
+        infill: InfillOptions | None,
+        config: GenerationConfig,
+        *,
+        batch_size: int | None = None,
+        listeners: Listeners | None = None,
+    ) -> tuple[list[Infilling], GenerationResult]:
+        """Fill in cursors, with everything there is to know of each.
+
+        Args:
+            holes: at least one cursor.
+            infill: how to ask; None takes the defaults.
+            config: every generation option; `eot` is added to its end tokens.
+            batch_size: cursors at once, instead of the pipeline's.
+            listeners: hear middles while they are made; text has LF line ends and no healed text.
+
+        Raises:
+            GenerationError, TokenizerError: as `generation.loop.generate_rows`.
+        """
+        infill = infill or InfillOptions()
+        room = self.model.decoder(use_past=config.use_past).max_length
+        longest = config.max_new_tokens or max(1, min(MIDDLE_LENGTH, room // 2))
+        ends = dict.fromkeys((infilling_pieces(self.tokenizer).end, *config.eos_token_ids))
+        config = config.updated(max_new_tokens=longest, eos_token_id=ends)
+        prompts = [self.prompt(hole, infill, room - longest) for hole in holes]
+        rules = [self._rule(prompt, infill) for prompt in prompts]
+        cut = sum(prompt.trimmed for prompt in prompts)
+        if cut:
+            logger.info("%d of %d cursors: the model sees the part of the text nearest to it, %d positions.", cut, len(prompts), room)
+        ids = [prompt.ids for prompt in prompts]
+        result = self._texts.run(ids, config, batch_size=batch_size or self.batch_size, listeners=listeners, rules=rules)
+        assert result.texts is not None
+        found = [
+            Infilling(
+                hole=hole,
+                middle=result.texts[row].replace("\n", hole.line_end),
+                finish_reason=result.finish_reasons[row],
+                prompt=prompt,
+                new_ids=result.new_ids(row).tolist(),
+            )
+            for row, (hole, prompt) in enumerate(zip(holes, prompts, strict=True))
+            if row < len(result.ids)  # fewer when the last ones were cancelled
+        ]
+        return found, result
+
+    def prompt(self, hole: Hole, infill: InfillOptions, room: int) -> InfillingPrompt:
+        """What the model reads for a cursor, in at most `room` ids."""
+        order, others = infill.suffix_first, infill.context
+        return infilling_prompt(self.tokenizer, *hole, suffix_first=order, heal=infill.heal, room=room, context=others)
+
+    def _rule(self, prompt: InfillingPrompt, infill: InfillOptions) -> AnswerRule:
+        stop = infill_stop(prompt.prefix, prompt.suffix, until=infill.until, comment=comment_mark(infill.path))
+        return AnswerRule(begins=prompt.healed, stop=stop, apart=True)
+
+    @staticmethod
+    def _updated(config: GenerationConfig, options: Mapping[str, Any]) -> GenerationConfig:
+        length = next((name for name in options if OPTION_NAMES.get(name, name) == "max_length" and options[name] is not None), None)
+        if length is not None:
+            problem = "counts the prompt, and an infilling prompt is made to fit."
+            raise GenerationError(length, problem, fix="write max_new_tokens, the longest middle.")
+        config = config.updated(**options)
+        if config.num_beams > 1:
+            raise GenerationError("num_beams", f"got {config.num_beams}; infilling has no beam search.", fix="use num_beams 1.")
+        return config
+
+
+def read_input(entry: Any, mark: str) -> list[str]:
+    """The parts of an input between its cursors.
+
+    Raises:
+        GenerationError: it is no text, pair or mapping of two texts.
+        ConfigError: a text without the mark.
+    """
+    if isinstance(entry, str):
+        return split_marks(entry, mark)
+    pair = [entry.get("prefix"), entry.get("suffix")] if isinstance(entry, Mapping) else entry
+    unknown = sorted(set(entry) - {"prefix", "suffix"}) if isinstance(entry, Mapping) else []
+    if unknown or not isinstance(pair, Sequence) or len(pair) != 2 or not all(isinstance(part, str) for part in pair):
+        problem = f"has the key {unknown[0]!r}." if unknown else f"must be a text, or a prefix and a suffix, got {type(entry).__name__}."
+        raise GenerationError(
+            "infilling input", problem, fix=f'write "before{mark}behind", ("before", "behind") or {{"prefix", "suffix"}}.'
+        )
+    return list(pair)
+
+
+def _is_pair(inputs: Any) -> bool:
+    return isinstance(inputs, tuple) and len(inputs) == 2 and all(isinstance(part, str) for part in inputs)
+
+
+def _renumbered(on_text: OnText | None, rows: Sequence[int]) -> OnText | None:
+    return None if on_text is None else lambda row, piece: on_text(rows[row], piece)
+
+
+def infill_once(model: CausalLM, tokenizer: LlamaTokenizer | None, hole: Hole, infill: InfillOptions, **options: Any) -> str:
+    """The middle of one cursor; `CausalLM.infill` in a line.
+
+    Raises:
+        GenerationError: no tokenizer, or as `InfillingPipeline`.
+    """
+    if tokenizer is None:
+        raise GenerationError("tokenizer", "infilling needs a tokenizer.", fix="pass tokenizer=AutoTokenizer.from_pretrained(...).")
+    pipe = InfillingPipeline(model, tokenizer, **options)
+    return pipe.run([hole], infill, pipe.generation)[0][0].middle
