@@ -41,6 +41,7 @@ MODE_COMMANDS: Mapping[str, str] = {
     "finetune": "mindformers_codellama.cli.train",
     "eval": "mindformers_codellama.cli.evaluate",
     "predict": "mindformers_codellama.cli.predict",
+    "export": "mindformers_codellama.cli.export",
 }
 """`run_mode` to the module whose `run_config(run)` does it."""
 

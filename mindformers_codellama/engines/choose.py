@@ -44,4 +44,5 @@ def run_with_engine(run: RunConfig) -> Report:
             fix = 'give --predict_data "TEXT" or a file with a prompt per line.'
             raise ConfigError("predict_data", "there is nothing to predict.", fix=fix)
         return engine.predict(replace(run, input_data=()), read_prompts(run.input_data))
-    raise ConfigError("run_mode", f"{run.run_mode} is not available in this version.", fix="one of train, finetune, eval, predict.")
+    fix = "one of train, finetune, eval, predict; `codellama export` exports."
+    raise ConfigError("run_mode", f"{run.run_mode} is not run by an engine.", fix=fix)

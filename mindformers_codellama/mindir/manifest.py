@@ -94,7 +94,9 @@ class ExportManifest:
     """Communication group named in the graphs; empty on one rank."""
     graphs: tuple[Graph, ...]
     files: tuple[FileRecord, ...]
-    """Every file of every graph, with size and sha256."""
+    """Every file of every graph, and the reference, with size and sha256."""
+    reference: str = ""
+    """File with tokens and logits of the model itself, relative likewise; empty when the graphs were never compared with it."""
     encryption: str
     """`AES-GCM` when files are encrypted; empty when not."""
     tokenizer: Mapping[str, str]
@@ -240,12 +242,13 @@ def _manifest(values: Mapping[str, Any]) -> ExportManifest:
         stop_token_ids=tuple(map(int, values["stop_token_ids"])),
         versions=dict(values["versions"]),
         verification=dict(values["verification"]),
+        reference=str(values["reference"]),
     )
 
 
 def _check(path: Path, manifest: ExportManifest) -> None:
     """What is wrong in a manifest that can be read: also one that was never written by export."""
-    named = {name for graph in manifest.graphs for name in graph.files}
+    named = {name for graph in manifest.graphs for name in graph.files} | ({manifest.reference} - {""})
     ranks = {graph.rank for graph in manifest.graphs}
     roles = [graph.role for graph in manifest.graphs]
     problems = [
@@ -254,7 +257,7 @@ def _check(path: Path, manifest: ExportManifest) -> None:
             f"names graphs of ranks {sorted(ranks)} of {manifest.world_size}",
         ),
         (any(role not in ROLES for role in roles) or (SINGLE in roles and not manifest.single), f"has graphs {', '.join(roles)}"),
-        (named != {file.name for file in manifest.files}, "does not have size and sha256 of just the files of its graphs"),
+        (named != {file.name for file in manifest.files}, "does not have size and sha256 of just the files it names"),
         (any(Path(name).is_absolute() or ".." in Path(name).parts for name in named), "names files outside its directory"),
         (manifest.kv.layout not in (STATIC, PAGED), f"has a cache of layout {manifest.kv.layout!r}"),
         (manifest.target not in GROUPS, f"has the target {manifest.target!r}"),

@@ -11,6 +11,7 @@ from __future__ import annotations
 import mindspore as ms
 import numpy as np
 from mindspore import nn, ops
+from mindspore.ops.functional import is_sequence_value_unknown
 
 from mindformers_codellama.config.model_config import ModelConfig
 from mindformers_codellama.runtime.dtypes import mindspore_dtype
@@ -76,7 +77,8 @@ def rotate(x_BSNH: ms.Tensor, cos_BS1H: ms.Tensor, sin_BS1H: ms.Tensor) -> ms.Te
     """
     x = ops.cast(x_BSNH, cos_BS1H.dtype)
     batch, length, heads, size = x.shape
-    half = (batch, length, heads, size // 2)
+    # -1 is all of a dim: a graph of unknown lengths is exported with sizes that are known
+    half = (-1, -1, -1, size // 2) if is_sequence_value_unknown(x.shape) else (batch, length, heads, size // 2)
     a_BSNR = ops.slice(x, (0, 0, 0, 0), half)
     b_BSNR = ops.slice(x, (0, 0, 0, size // 2), half)
     turned = x * cos_BS1H + ops.concat((b_BSNR, a_BSNR), -1) * sin_BS1H

@@ -41,7 +41,7 @@ def test_a_single_prompt_has_its_literal_newlines_decoded(started):
     assert started[1].input_data == (r"a\n", "b: [c"), "several are taken as they stand"
 
 
-@pytest.mark.parametrize("mode", ["train", "finetune", "eval", "predict"])
+@pytest.mark.parametrize("mode", ["train", "finetune", "eval", "predict", "export"])
 def test_each_run_mode_goes_to_its_command(started, mode):
     assert main(["run", "--config", TINY, "--run_mode", mode]) == 0
     assert started[0].run_mode == mode
@@ -50,7 +50,6 @@ def test_each_run_mode_goes_to_its_command(started, mode):
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["--run_mode", "export"], "codellama: error: run_mode: export is not available in this version."),
         (["--a.b.c", "1"], "codellama: error: --set a.b.c: unknown key."),
         (["--seed", "x"], "codellama: error: --set seed: got 'x' (a text). Fix: a whole number."),
         (["--optimizer.eps"], "codellama: error: --optimizer.eps: has no value. Fix: write --optimizer.eps VALUE."),

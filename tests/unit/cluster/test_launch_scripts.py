@@ -114,10 +114,9 @@ def test_five_arguments_are_rank_size_for_training_and_data_for_prediction(two_s
     assert words[words.index("--predict_data") + 1] == str(tmp_path / "32"), "a file of the current folder"
 
 
-def test_export_is_refused_by_the_run(four):
-    done = call("run_distribute.sh", four, CONFIG, "[0,4]", "export", *more(4))
-    assert done.returncode == 2
-    assert done.stderr.count("run_mode: export is not available in this version.") == 1
+def test_export_starts_all_ranks(four):
+    words = started(call("run_distribute.sh", four, CONFIG, "[0,4]", "export", *more(4)))[3][1]
+    assert words[words.index("--run_mode") + 1] == "export"
 
 
 def test_logs_move(four, tmp_path):

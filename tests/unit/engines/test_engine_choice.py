@@ -156,7 +156,10 @@ def test_engines_are_opened_by_name_alone(config):
     assert [open_engine(name).name for name in ("native", "mindformers")] == ["native", "mindformers"]
     with pytest.raises(ConfigError, match=r"engine: got 'torch'. Fix: one of native, mindformers"):
         open_engine("torch")
-    for mode, message in (("predict", "there is nothing to predict"), ("export", "export is not available")):
+    for mode, message in (
+        ("predict", "there is nothing to predict"),
+        ("export", "export is not run by an engine"),
+    ):
         run = read_run(config("native"), overrides=[f"run_mode={mode}"])
         with pytest.raises(ConfigError, match=message):
             run_with_engine(run)

@@ -1,0 +1,120 @@
+"""What is to be exported, how large it will be, and what cannot be."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from mindformers_codellama.config.model_config import ModelConfig
+from mindformers_codellama.errors import CodeLlamaError, ConfigError
+from mindformers_codellama.layout.ranks import Layout
+from mindformers_codellama.mindir.manifest import GROUPS
+from mindformers_codellama.mindir.protocol import FULL, INC, SINGLE
+
+WIDTHS = {"float32": 4, "float16": 2, "bfloat16": 2}
+GRAPH_BYTES = 60_000
+"""About what a layer takes in a graph file; every rank writes one or two graphs."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExportRequest:
+    """What a person asks for."""
+
+    folder: Path
+    """The export directory: `output_dir` of a configuration."""
+    batch_size: int = 1
+    dynamic: bool = False
+    single: bool = False
+    """One graph for prompts and steps; needs `dynamic`."""
+    target: str = "cpu"
+    verify: bool = True
+    key: bytes | None = None
+    """Encrypt with it."""
+    force: bool = False
+    tokenizer: Mapping[str, str] = field(default_factory=dict)
+    stop_token_ids: tuple[int, ...] = ()
+    prompt_ids: tuple[int, ...] = ()
+    """Tokens of a text, for the comparison with the model."""
+
+    @property
+    def roles(self) -> tuple[str, ...]:
+        """Graphs that are written."""
+        return (SINGLE,) if self.single else (FULL, INC)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExportSizes:
+    """Bytes of one rank, before anything is built."""
+
+    weights: int
+    cache: int
+    largest: int
+    """The largest tensor."""
+    graphs: int
+
+    @property
+    def disk(self) -> int:
+        """Weights stand once for all graphs, empty caches as one run of zeros."""
+        return self.weights + self.cache_file + self.graphs
+
+    @property
+    def cache_file(self) -> int:
+        """Of the zeros: as long as one cache tensor is."""
+        return self.one_cache
+
+    one_cache: int
+
+    @property
+    def memory(self) -> int:
+        """At most, beside MindSpore itself: the network, its caches, one tensor on its way to disk."""
+        return self.weights + 2 * self.cache + self.largest
+
+    @property
+    def memory_verifying(self) -> int:
+        """At most while the graphs are compared with the model: the second one is loaded before it shares the first one's weights."""
+        return 3 * self.weights + 4 * self.cache
+
+
+def export_sizes(config: ModelConfig, shapes: Mapping[str, tuple[int, ...]], request: ExportRequest, degree: int) -> ExportSizes:
+    """What one rank needs.
+
+    Args:
+        config: of the model.
+        shapes: of its own weights.
+        request: rows and graphs.
+        degree: ranks that share each layer.
+    """
+    width, norm = WIDTHS[config.param_init_dtype], WIDTHS["float32"]
+    sizes = [_product(shape) * (norm if len(shape) == 1 and "norm" in name else width) for name, shape in shapes.items()]
+    heads = config.num_kv_heads // degree
+    one = request.batch_size * heads * config.seq_length * config.head_dim * WIDTHS[config.compute_dtype]
+    return ExportSizes(
+        weights=sum(sizes),
+        cache=2 * config.num_layers * one,
+        one_cache=one,
+        largest=max(sizes),
+        graphs=GRAPH_BYTES * (config.num_layers + 1) * len(request.roles),
+    )
+
+
+def request_findings(config: ModelConfig, layout: Layout, request: ExportRequest) -> Iterator[CodeLlamaError]:
+    """What of a request cannot be exported."""
+    if request.target not in GROUPS:
+        yield ConfigError("--target", f"got {request.target!r}.", fix=f"one of {', '.join(GROUPS)}.")
+    if request.batch_size < 1:
+        yield ConfigError("--batch-size", f"got {request.batch_size}, must be at least 1.")
+    if request.single and not request.dynamic:
+        yield ConfigError("--single", "one graph for prompts and steps has lengths that are not fixed.", fix="add --dynamic.")
+    if config.seq_length < 2:
+        yield ConfigError("model.model_config.seq_length", f"got {config.seq_length}, must be at least 2.")
+    if layout.data_parallel > 1:
+        problem = f"got {layout.data_parallel}; copies of the same graphs are not exported."
+        yield ConfigError("parallel_config.data_parallel", problem, fix="write 1, and model_parallel: the number of ranks.")
+
+
+def _product(shape: tuple[int, ...]) -> int:
+    size = 1
+    for dim in shape:
+        size *= dim
+    return size

@@ -1,0 +1,187 @@
+"""An export from end to end, on one rank or on all ranks of a job; and the comparison of an older one."""
+
+from __future__ import annotations
+
+import dataclasses
+import gc
+import logging
+import shutil
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from mindformers_codellama.backends.mindspore_decoder import MindSporeDecoder
+from mindformers_codellama.config.model_config import ModelConfig
+from mindformers_codellama.config.sections_parallel import ContextSection
+from mindformers_codellama.errors import CheckpointError
+from mindformers_codellama.export.reference import REFERENCE, Reference, compare, prompts, read_reference, run_reference, write_reference
+from mindformers_codellama.export.request import ExportRequest, ExportSizes
+from mindformers_codellama.export.retarget import retarget
+from mindformers_codellama.export.write import (
+    STAGE,
+    Progress,
+    RankOutput,
+    build_manifest,
+    finish,
+    make_stage,
+    move_out,
+    refuse_existing_export,
+    remove_old,
+    write_rank,
+)
+from mindformers_codellama.mindir.decoder import MindIRDecoder
+from mindformers_codellama.mindir.files import verify_files
+from mindformers_codellama.mindir.graph_engine import GraphEngine
+from mindformers_codellama.mindir.manifest import GROUPS, MANIFEST, ExportManifest, read_export_manifest, write_export_manifest
+from mindformers_codellama.model.llama import LlamaNetwork
+from mindformers_codellama.parallel.agreement import gather, together
+from mindformers_codellama.parallel.comm import Comm
+
+logger = logging.getLogger(__name__)
+
+BUILDING, WRITING, VERIFYING, MOVING = "asking the model", "writing the graphs", "comparing the graphs with the model", "naming the files"
+NOT_VERIFIED = "the comparison was switched off"
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExportReport:
+    """What was done."""
+
+    folder: str
+    files: dict[str, int]
+    """Name below the folder to bytes; a second name of the same weights has 0."""
+    seconds: float
+    verification: dict[str, Any]
+
+
+def export_network(
+    build: Callable[[], LlamaNetwork],
+    request: ExportRequest,
+    *,
+    sizes: ExportSizes,
+    comm: Comm,
+    context: ContextSection,
+    progress: Progress | None = None,
+) -> ExportReport:
+    """Write the graphs of a network, compare them with it, and give them their names. Every rank calls it.
+
+    Args:
+        build: makes the network with its weights, cut as `comm` says and with plain operators; it is let go before graphs are loaded.
+        request: what to write.
+        sizes: of one rank.
+        comm: this process among the ranks.
+        context: section `context`, for the comparison.
+        progress: told the bytes written, then the bytes read again.
+
+    Raises:
+        CheckpointError: names that are taken, a full disk, or graphs that are not the model.
+    """
+    started = time.perf_counter()
+    others = None if comm.is_alone else comm
+    folder, first = request.folder, comm.rank == 0
+    together(others, lambda: refuse_existing_export(folder, force=request.force), doing=BUILDING)
+    stage = together(others, lambda: make_stage(folder, sizes) if first else folder / STAGE, doing=BUILDING)
+    try:
+        return _export(build, request, stage, comm, context, progress, started)
+    finally:
+        if first:
+            shutil.rmtree(stage, ignore_errors=True)
+
+
+def _export(
+    build: Callable[[], LlamaNetwork],
+    request: ExportRequest,
+    stage: Path,
+    comm: Comm,
+    context: ContextSection,
+    progress: Progress | None,
+    started: float,
+) -> ExportReport:
+    """Everything between an empty stage and the final names."""
+    others, first = None if comm.is_alone else comm, comm.rank == 0
+    config, reference, output = _ask_and_write(build, request, stage, comm, progress)
+    gc.collect()
+    record = together(others, lambda: write_reference(stage / REFERENCE, reference) if reference and first else None, doing=WRITING)
+    outputs = gather(others, output, doing=WRITING)
+    record = gather(others, record, doing=WRITING)[0]
+    found: dict[str, Any] = {"verified": False, "reason": NOT_VERIFIED}
+    manifest = build_manifest(config, request, outputs, found, record)
+    if reference is not None:
+        together(others, lambda: _write_first(stage, manifest, first), doing=WRITING)
+        found = _verify(stage, manifest, comm, context, reference, progress)
+    manifest = dataclasses.replace(manifest, verification=found)
+    return _name_files(request, stage, manifest, comm, started)
+
+
+def _ask_and_write(
+    build: Callable[[], LlamaNetwork], request: ExportRequest, stage: Path, comm: Comm, progress: Progress | None
+) -> tuple[ModelConfig, Reference | None, RankOutput]:
+    """All that needs the network, which ends with this function."""
+    network = build()
+    reference = None
+    if request.verify:
+        ids_BT, lengths_B = prompts(network.config, request.batch_size, list(request.prompt_ids))
+        reference = run_reference(MindSporeDecoder(network), ids_BT, lengths_B)
+    write = partial(write_rank, network, request, stage, comm.rank, progress=progress)
+    output = together(None if comm.is_alone else comm, write, doing=WRITING)
+    return network.config, reference, output
+
+
+def _write_first(stage: Path, manifest: ExportManifest, first: bool) -> None:
+    if first:
+        write_export_manifest(stage, manifest)
+
+
+def _verify(
+    folder: Path, manifest: ExportManifest, comm: Comm, context: ContextSection, reference: Reference, progress: Progress | None
+) -> dict[str, Any]:
+    """Load the graphs of this rank from files and compare; the worst of all ranks."""
+    others = None if comm.is_alone else comm
+    engine = GraphEngine(folder, rank=comm.rank, context=context, progress=progress)
+    together(others, engine.load, doing=VERIFYING)
+    where = folder / manifest.graph(comm.rank, "full").file
+    found = together(others, lambda: compare(MindIRDecoder(engine), reference, manifest.model, where=where), doing=VERIFYING)
+    logger.info("logits differ by at most %.3g, allowed is %.3g", found["max_logit_error"], found["bound"])
+    worst = max(gather(others, found["max_logit_error"], doing=VERIFYING))
+    return {"verified": True, **found, "max_logit_error": worst, "tokens": reference.tokens.T.tolist()}
+
+
+def _name_files(request: ExportRequest, stage: Path, manifest: ExportManifest, comm: Comm, started: float) -> ExportReport:
+    others = None if comm.is_alone else comm
+    folder, first = request.folder, comm.rank == 0
+    records = together(others, lambda: retarget(stage, manifest, comm.rank, request.target), doing=MOVING)
+    changed = {record.name: record for rank_records in gather(others, records, doing=MOVING) for record in rank_records}
+    manifest = dataclasses.replace(
+        manifest,
+        files=tuple(changed.get(record.name, record) for record in manifest.files),
+        group=GROUPS[request.target] if manifest.group else "",
+        target=request.target,
+    )
+    together(others, lambda: remove_old(folder) if first else None, doing=MOVING)
+    own = [*manifest.rank_files(comm.rank), *([manifest.reference] if first and manifest.reference else [])]
+    together(others, lambda: move_out(stage, folder, own), doing=MOVING)
+    together(others, lambda: str(finish(folder, manifest)) if first else "", doing=MOVING)
+    seen: set[str] = set()
+    files: dict[str, int] = {}
+    for record in manifest.files:
+        files[record.name] = 0 if record.name.endswith("data_0") and record.sha256 in seen else record.size
+        seen.add(record.sha256)
+    return ExportReport(folder=str(folder), files=files, seconds=time.perf_counter() - started, verification=dict(manifest.verification))
+
+
+def verify_again(folder: Path, *, comm: Comm, context: ContextSection, progress: Progress | None = None) -> dict[str, Any]:
+    """Compare what an export directory holds with what the model said when it was exported. Every rank calls it.
+
+    Raises:
+        CheckpointError: files that are not those of the manifest, or graphs that answer otherwise; an export that was
+            never compared with its model.
+    """
+    manifest = read_export_manifest(folder)
+    if not manifest.reference:
+        problem = "says that the graphs were not compared with the model, so there is nothing to compare them with now."
+        raise CheckpointError(folder / MANIFEST, problem, fix="export again without --no-verify.")
+    verify_files(folder, manifest, [manifest.reference])
+    return _verify(folder, manifest, comm, context, read_reference(folder / manifest.reference), progress)

@@ -1,0 +1,233 @@
+"""Exporting a network: graphs, weights once, comparison with the model, and only then the names a person sees.
+
+Everything is written to a folder `.export.tmp` inside the export directory. What is there is verified, and then moved;
+the manifest goes last and, when older graphs are replaced, leaves first, so that it never describes other files.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import logging
+import os
+import shutil
+from collections.abc import Callable, Iterable
+from contextlib import suppress
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import mindspore as ms
+import numpy as np
+
+import mindformers_codellama
+from mindformers_codellama.checkpoint.files import FileRecord, Output, require_space, sync_directory, write_problem
+from mindformers_codellama.config.model_config import ModelConfig
+from mindformers_codellama.errors import CheckpointError
+from mindformers_codellama.export.graphs import GRAPHS, Caches, placeholders, signature
+from mindformers_codellama.export.proto import DataFile, graph_proto, groups, parameter_name, point_at, write_graph
+from mindformers_codellama.export.request import ExportRequest, ExportSizes
+from mindformers_codellama.mindir.manifest import (
+    FOLDERS,
+    MANIFEST,
+    STATIC,
+    ExportManifest,
+    Graph,
+    KVCache,
+    graph_files,
+    write_export_manifest,
+)
+from mindformers_codellama.model.llama import LlamaNetwork
+
+logger = logging.getLogger(__name__)
+
+STAGE = ".export.tmp"
+Progress = Callable[[int], object]
+
+
+@dataclass(frozen=True)
+class RankOutput:
+    """What one rank has written."""
+
+    graphs: tuple[Graph, ...]
+    files: tuple[FileRecord, ...]
+    group: str
+
+
+def refuse_existing_export(folder: Path, *, force: bool) -> None:
+    """Refuse to write over graphs or a manifest.
+
+    Raises:
+        CheckpointError: with the first name that is taken.
+    """
+    taken = [name for name in (*dict.fromkeys(FOLDERS.values()), str(MANIFEST)) if (folder / name).exists()]
+    if taken and not force:
+        raise CheckpointError(folder / taken[0], "exists already.", fix="give another --output (output_dir), or --force to replace it.")
+
+
+def write_rank(network: LlamaNetwork, request: ExportRequest, stage: Path, rank: int, *, progress: Progress | None = None) -> RankOutput:
+    """Write graphs and weights of one rank.
+
+    Args:
+        network: whole, or this rank's part.
+        request: what to write.
+        stage: folder that takes the place of the export directory.
+        rank: in names of files.
+        progress: told the bytes of every piece written.
+
+    Raises:
+        CheckpointError: the disk is full or not writable.
+    """
+    caches = Caches(network, request.batch_size)
+    protos: dict[str, Any] = {}
+    graphs: list[Graph] = []
+    config = network.config
+    for role in request.roles:
+        shape = {"rows": request.batch_size, "positions": config.seq_length, "vocab_size": config.vocab_size}
+        spec = signature(role, dynamic=request.dynamic, **shape)
+        logger.info("rank %d: building the %s graph", rank, role)
+        protos[role] = graph_proto(GRAPHS[role, request.dynamic](network, caches), placeholders(spec))
+        data = f"{FOLDERS[role]}/rank_{rank}_variables/data_0"
+        graphs.append(Graph(role=role, rank=rank, file=graph_files(role, rank)[1], data=(data,), signature=spec))
+    parameters = {one.name: one for one in (*caches.keys, *caches.values)}
+    parameters |= dict(network.parameters_and_names())
+    try:
+        files = _write_files(stage, graphs, protos, parameters, progress)
+    except OSError as error:
+        raise write_problem(stage.parent, error) from error
+    named = set().union(*(groups(proto) for proto in protos.values()))
+    assert len(named) <= 1, f"graphs name the groups {named}"
+    return RankOutput(tuple(graphs), files, next(iter(named), ""))
+
+
+def _write_files(
+    stage: Path, graphs: Iterable[Graph], protos: dict[str, Any], parameters: dict[str, ms.Parameter], progress: Progress | None
+) -> tuple[FileRecord, ...]:
+    records: list[FileRecord] = []
+    first: tuple[Path, FileRecord] | None = None
+    places: dict[str, Any] = {}
+    for graph in graphs:
+        data = stage / graph.data[0]
+        data.parent.mkdir(parents=True, exist_ok=True)
+        if first is None:
+            used = {parameter_name(one.name) for proto in protos.values() for one in proto.graph.parameter}
+            missing = used - set(parameters)
+            assert not missing, f"the graph has parameters that nobody holds: {missing}"
+            first, places = _write_data(data, {name: parameters[name] for name in sorted(used)}, graph.data[0], progress)
+        else:
+            link_or_copy(first[0], data)
+        records.append(dataclasses.replace(first[1], name=graph.data[0]))
+        proto = protos[graph.role]
+        point_at(proto, os.path.relpath(graph.data[0], Path(graph.file).parent), places)
+        records.append(dataclasses.replace(write_graph(stage / graph.file, proto), name=graph.file))
+    return tuple(records)
+
+
+def _write_data(
+    path: Path, parameters: dict[str, ms.Parameter], name: str, progress: Progress | None
+) -> tuple[tuple[Path, FileRecord], dict[str, Any]]:
+    caches = {key: int(one.nbytes) for key, one in parameters.items() if not one.requires_grad and "_past." in key}
+    with path.open("wb") as file:
+        output = Output(file, hashed=True)
+        data = DataFile(output)
+        for key, one in parameters.items():
+            if key not in caches:
+                before = output.size
+                data.add(key, one)
+                if progress is not None:
+                    progress(output.size - before)
+        data.add_zeros(caches)
+        file.flush()
+        os.fsync(file.fileno())
+    return (path, output.record(name)), data.places
+
+
+def link_or_copy(source: Path, target: Path) -> None:
+    """The same file under a second name: MindSpore 2.10 reads data files only below a graph's own folder, and follows no way out of it."""
+    try:
+        os.link(source, target)
+    except OSError as error:
+        logger.warning("%s: this disk has no hard links (%s), so the weights are there twice.", target, error.strerror)
+        shutil.copyfile(source, target)
+
+
+def build_manifest(
+    config: ModelConfig, request: ExportRequest, outputs: list[RankOutput], verification: dict[str, Any], reference: FileRecord | None
+) -> ExportManifest:
+    """The manifest of all ranks.
+
+    Args:
+        config: of the model.
+        request: what was asked for.
+        outputs: of every rank, by rank.
+        verification: what the comparison found, or why there was none.
+        reference: file with the model's own logits.
+    """
+    files = tuple(record for output in outputs for record in output.files) + ((reference,) if reference else ())
+    weights = sorted(record.sha256 for record in files if record.name.endswith("data_0"))
+    model_id = hashlib.sha256(json.dumps([asdict(config), weights], sort_keys=True).encode()).hexdigest()
+    return ExportManifest(
+        model_id=model_id,
+        model=config,
+        weight_form=config.param_init_dtype,
+        batch_size=request.batch_size,
+        dynamic=request.dynamic,
+        kv=KVCache(layout=STATIC, dtype=config.compute_dtype),
+        target=request.target,
+        world_size=len(outputs),
+        group=outputs[0].group,
+        graphs=tuple(graph for output in outputs for graph in output.graphs),
+        files=files,
+        encryption="",
+        tokenizer=dict(request.tokenizer),
+        stop_token_ids=request.stop_token_ids,
+        versions={"mindspore": ms.__version__, "mindformers_codellama": mindformers_codellama.__version__, "numpy": np.__version__},
+        verification=verification,
+        reference=reference.name if reference else "",
+    )
+
+
+def make_stage(folder: Path, sizes: ExportSizes) -> Path:
+    """The folder everything is written to first; one that an interrupted export left behind is emptied.
+
+    Raises:
+        CheckpointError: too little space, or not writable.
+    """
+    stage = folder / STAGE
+    require_space(stage, sizes.disk)
+    try:
+        shutil.rmtree(stage, ignore_errors=True)
+        stage.mkdir(parents=True)
+    except OSError as error:
+        raise write_problem(folder, error) from error
+    return stage
+
+
+def remove_old(folder: Path) -> None:
+    """Take away an older export: its manifest first."""
+    with suppress(FileNotFoundError):
+        (folder / MANIFEST).unlink()
+    for name in (*dict.fromkeys(FOLDERS.values()), str(MANIFEST.parent)):
+        shutil.rmtree(folder / name, ignore_errors=True)
+
+
+def move_out(stage: Path, folder: Path, names: Iterable[str]) -> None:
+    """Give files their final names.
+
+    Raises:
+        CheckpointError: the disk refuses.
+    """
+    try:
+        for name in names:
+            target = folder / name
+            target.parent.mkdir(parents=True, exist_ok=True)
+            os.replace(stage / name, target)
+            sync_directory(target.parent)
+    except OSError as error:
+        raise write_problem(folder, error) from error
+
+
+def finish(folder: Path, manifest: ExportManifest) -> Path:
+    """Write the manifest: from now on the export is there."""
+    return write_export_manifest(folder, manifest)

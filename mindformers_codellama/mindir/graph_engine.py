@@ -1,0 +1,183 @@
+"""The `graph` engine: exported graphs run by MindSpore itself, on the device it was installed for.
+
+MindSpore takes damaged weights and wrong types without a word, and a graph with collectives in a process that is no rank ends
+it; so everything is checked before MindSpore sees it. Shape letters: B rows, V vocabulary.
+"""
+
+from __future__ import annotations
+
+import gc
+import logging
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import mindspore as ms
+from mindspore import nn
+
+from mindformers_codellama.config.sections_parallel import ContextSection
+from mindformers_codellama.errors import CheckpointError, ClusterError, EnvironmentFault, GenerationError
+from mindformers_codellama.mindir.files import verify_files
+from mindformers_codellama.mindir.key import read_key
+from mindformers_codellama.mindir.manifest import GROUPS, MANIFEST, ExportManifest, Graph, read_export_manifest
+from mindformers_codellama.mindir.protocol import FULL, INC, Float32, Inputs, Signature, check_inputs
+from mindformers_codellama.mindir.weights import empty_caches, share
+from mindformers_codellama.parallel.comm import connect, connected
+from mindformers_codellama.runtime.context import current_device, enter_context
+
+logger = logging.getLogger(__name__)
+
+
+class GraphEngine:
+    """Implements `protocol.MindIREngine`.
+
+    In memory weights and caches are there once: the second graph is given those of the first, which takes both for a moment
+    while it is loaded. A single graph never needs that.
+
+    Args:
+        folder: the export directory.
+        rank: whose graphs.
+        context: section `context`: device and threads; always graph mode.
+        key_file: of encrypted graphs.
+        progress: told the bytes of every piece of a file that was compared with the manifest.
+    """
+
+    name = "graph"
+
+    def __init__(
+        self,
+        folder: str | Path,
+        *,
+        rank: int = 0,
+        context: ContextSection | None = None,
+        key_file: str | Path | None = None,
+        progress: Callable[[int], object] | None = None,
+    ) -> None:
+        self.folder, self.rank = Path(folder).expanduser(), rank
+        self._context = context or ContextSection(device_target="CPU")
+        self._key = read_key(key_file) if key_file is not None else None
+        self._progress = progress
+        self._manifest = read_export_manifest(self.folder)
+        self._cells: dict[str, nn.GraphCell] = {}
+        self._rows_read = False
+
+    @property
+    def manifest(self) -> ExportManifest:
+        """Of the export directory."""
+        return self._manifest
+
+    def signature(self, role: str) -> Signature:
+        """Of the graph for a role."""
+        return self._graph(role).signature
+
+    def load(self) -> None:
+        """Check, read, share, once; errors as `protocol.MindIREngine.load`."""
+        assert not self._cells, "an engine is loaded once"
+        started = time.monotonic()
+        manifest = self._manifest
+        graphs = {role: self._graph(role) for role in (FULL, INC)}
+        self._check_versions()
+        self._check_key()
+        verify_files(self.folder, manifest, manifest.rank_files(self.rank), progress=self._progress)
+        enter_context(self._context)
+        self._check_ranks()
+        self._cells[FULL] = self._read(graphs[FULL])
+        if graphs[INC] == graphs[FULL]:
+            self._cells[INC] = self._cells[FULL]
+        else:
+            self._cells[INC] = self._read(graphs[INC])
+            share(self._cells[FULL], self._cells[INC])
+            gc.collect()
+        logger.info("loaded %s, rank %d of %d, in %.1f s", self.folder, self.rank, manifest.world_size, time.monotonic() - started)
+
+    def prefill(self, inputs: Inputs) -> Float32:
+        """Read prompts; as `protocol.MindIREngine.prefill`."""
+        logits_BV = self._run(FULL, inputs)
+        self._rows_read = True
+        return logits_BV
+
+    def decode(self, inputs: Inputs) -> Float32:
+        """Read one token per row; as `protocol.MindIREngine.decode`."""
+        if not self._rows_read:
+            raise GenerationError(f"{self.folder}: {INC}", "there are no rows to go on with.", fix="call prefill first.")
+        return self._run(INC, inputs)
+
+    def reset(self) -> None:
+        """Zeros in all caches."""
+        self._rows_read = False
+        empty_caches(self._cells[FULL])
+        if self._cells[INC] is not self._cells[FULL]:
+            share(self._cells[FULL], self._cells[INC])
+
+    def _graph(self, role: str) -> Graph:
+        try:
+            return self._manifest.graph(self.rank, role)
+        except CheckpointError as error:
+            raise CheckpointError(self.folder / error.where, error.problem, fix=error.fix) from error
+
+    def _run(self, role: str, inputs: Inputs) -> Float32:
+        assert self._cells, "load comes first"
+        graph, model = self._graph(role), self._manifest.model
+        where = f"{self.folder / graph.file}"
+        arrays = check_inputs(graph.signature, inputs, where=where, seq_length=model.seq_length, vocab_size=model.vocab_size)
+        logits_BV: Float32 = self._cells[role](*(ms.Tensor(array) for array in arrays)).asnumpy()
+        return logits_BV
+
+    def _read(self, graph: Graph) -> nn.GraphCell:
+        path = self.folder / graph.file
+        try:
+            loaded = ms.load(str(path), **({"dec_key": self._key, "dec_mode": self._manifest.encryption} if self._key else {}))
+        except (RuntimeError, ValueError) as error:
+            fix = "give the key file that export was given." if self._key else "export again: codellama export."
+            problem = "cannot be decrypted with this key." if self._key else f"MindSpore cannot read it: {_first_line(error)}"
+            raise CheckpointError(path, problem, fix=fix) from error
+        cell = nn.GraphCell(loaded)
+        if any(None in spec.shape for spec in graph.signature.inputs):
+            # else every length would be compiled anew
+            cell.set_inputs(*(ms.Tensor(shape=list(spec.shape), dtype=getattr(ms, spec.dtype)) for spec in graph.signature.inputs))
+        return cell
+
+    def _check_versions(self) -> None:
+        written, here = str(self._manifest.versions.get("mindspore")), str(ms.__version__)
+        if written.split(".")[:2] != here.split(".")[:2]:
+            problem = f"was written by MindSpore {written}; this is {here}, and nothing promises that graphs fit another version."
+            raise EnvironmentFault(self.folder / MANIFEST, problem, fix=f"export again here, or install mindspore=={written}.")
+
+    def _check_key(self) -> None:
+        encrypted = bool(self._manifest.encryption)
+        if encrypted != (self._key is not None):
+            problem = "is of encrypted graphs, and no key was given." if encrypted else "is of graphs that are not encrypted."
+            fix = "give --key-file FILE." if encrypted else "leave out --key-file."
+            raise CheckpointError(self.folder / MANIFEST, problem, fix=fix)
+
+    def _check_ranks(self) -> None:
+        """A graph with collectives in a process that is no rank of the right job would crash it."""
+        manifest, where = self._manifest, self.folder / MANIFEST
+        if manifest.world_size == 1:
+            return
+        device = current_device().lower()
+        if manifest.group != GROUPS[device]:
+            problem = f"is for {manifest.target}: its graphs talk in the group {manifest.group}, which {device} does not have."
+            raise EnvironmentFault(where, problem, fix=f"export again with --target {device}.")
+        fix = f"start {manifest.world_size} ranks: codellama launch --ranks {manifest.world_size} -- ..., or scripts/run_lite.sh."
+        rank, ranks = _place(where, f"is of {manifest.world_size} ranks that run together, and this process is none of a job.", fix)
+        if ranks != manifest.world_size:
+            raise ClusterError(where, f"is of {manifest.world_size} ranks, the job has {ranks}.", fix=fix)
+        if rank != self.rank:
+            raise ClusterError(
+                where, f"rank {self.rank} was asked for, but this process is rank {rank} of the job.", fix="give its own rank."
+            )
+
+
+def _place(where: Path, problem: str, fix: str) -> tuple[int, int]:
+    """(rank, ranks) of this process in its job."""
+    try:
+        return connect()
+    except ClusterError as error:
+        if connected() or error.where != "use_parallel":
+            raise
+        raise ClusterError(where, problem, fix=fix) from error
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or ["no reason given"])[0]
