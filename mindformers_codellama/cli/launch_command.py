@@ -18,7 +18,7 @@ from mindformers_codellama.config.read import read_run
 from mindformers_codellama.config.sections import RunConfig
 from mindformers_codellama.errors import CodeLlamaError, ConfigError, raise_all
 
-RANK_COMMANDS = ("run", "train", "finetune", "evaluate", "predict", "performance")
+RANK_COMMANDS = ("run", "train", "finetune", "evaluate", "predict", "export", "infer", "performance")
 """Commands of this program that ranks can run."""
 PROJECT = Path(__file__).resolve().parents[2]
 ENTRY = "run_mindformer.py"
@@ -129,9 +129,9 @@ def _configuration(name: str, arguments: argparse.Namespace) -> RunConfig | None
         return config
     if name in train.TRAINING_MODES:
         return train.configured(arguments, default_mode=name)
-    if name == "performance":
-        return None  # its --world-size says how the ranks share the model
-    path = arguments.config if name == "evaluate" else arguments.model
+    if name in ("performance", "infer"):
+        return None  # --world-size, or the exported graphs, say how the ranks share the model
+    path = arguments.config if name == "evaluate" else arguments.model or ""  # export --verify-only names no model
     return read_run(path, overrides=arguments.overrides) if Path(path).suffix in (".yaml", ".yml") else None
 
 
