@@ -80,16 +80,16 @@ class InfillStop:
             begins, self._line_start = self._line_start, -1
             below = indent_width(text[begins:at]) < self._least
             if below and not self._open_at_start and char not in CLOSERS:
-                return self._cut(text, begins, start)
+                return self._cut(text, begins, start, lines=True)
         if kind == "unmatched" and self._reader.unmatched - self._closed > self._may_close:
-            return self._cut(text, at, start)
+            return self._cut(text, at, start, lines=False)
         return -1
 
-    def _cut(self, text: str, at: int, start: int) -> int:
-        """The end before `at`; a line end before it goes too when the suffix brings its own, else one stays."""
+    def _cut(self, text: str, at: int, start: int, *, lines: bool) -> int:
+        """The end before `at`. A line end before it goes too when the suffix brings its own; of empty `lines` one end stays."""
         place = _before_line_end(text, at)
         if place < at and not self._joins_line_end:
-            place += 1
+            place = place + 1 if lines else at
         return max(start, place)
 
 
