@@ -34,6 +34,7 @@ COMMANDS: Mapping[str, tuple[str, str]] = {
     "evaluate": ("mindformers_codellama.cli.evaluate", "loss and perplexity on a dataset"),
     "predict": ("mindformers_codellama.cli.predict", "generate from prompts"),
     "export": ("mindformers_codellama.cli.export", "MindIR graphs of a model, for MindSpore and MindSpore Lite"),
+    "infer": ("mindformers_codellama.cli.infer", "generate from exported graphs, with MindFormers' run_infer_main.py flags"),
     "performance": ("mindformers_codellama.cli.performance", "tokens per second over batch sizes and lengths, as CSV"),
     "chat": ("mindformers_codellama.cli.chat", "talk to a model in the terminal"),
     "infill": ("mindformers_codellama.cli.infill", "fill in the middle of a file at a cursor, or of a text at its marks"),

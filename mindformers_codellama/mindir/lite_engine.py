@@ -24,6 +24,7 @@ from mindformers_codellama.cluster.rank_table_check import findings
 from mindformers_codellama.cluster.rank_table_read import read_rank_table
 from mindformers_codellama.errors import CheckpointError, ConfigError, EnvironmentFault, GenerationError, raise_all
 from mindformers_codellama.mindir.files import verify_files
+from mindformers_codellama.mindir.key import read_key
 from mindformers_codellama.mindir.lite_gears import Gears, read_gears
 from mindformers_codellama.mindir.lite_ini import ASCEND, GRAPH, PROVIDER, LiteIni
 from mindformers_codellama.mindir.manifest import ExportManifest, read_export_manifest
@@ -74,7 +75,7 @@ class LiteEngine:
     Args:
         folder: the export directory.
         place: device, rank and configuration.
-        key: of encrypted graphs.
+        key_file: of encrypted graphs.
         progress: told the bytes of every piece of a file that is checked.
 
     Raises:
@@ -85,19 +86,25 @@ class LiteEngine:
     name = "lite"
 
     def __init__(
-        self, folder: Path, place: LitePlace, *, key: bytes | None = None, progress: Callable[[int], object] | None = None
+        self, folder: Path, place: LitePlace, *, key_file: str | Path | None = None, progress: Callable[[int], object] | None = None
     ) -> None:
         self.folder, self.place = folder, place
-        self.manifest: ExportManifest = read_export_manifest(folder)
-        self._key, self._progress = key, progress
-        self._graphs = {role: self.manifest.graph(place.rank_id, role) for role in (FULL, INC)}
+        self._manifest = read_export_manifest(folder)
+        self._key = read_key(key_file) if key_file is not None else None
+        self._progress = progress
+        self._graphs = {role: self._manifest.graph(place.rank_id, role) for role in (FULL, INC)}
         self._models: dict[str, Any] = {}
         self._lite: Any = None
         self._has_rows = False
-        _check_target(folder, self.manifest)
-        _check_key(folder, self.manifest, key)
-        self.config = _rank_config(self.manifest, place)
+        _check_target(folder, self._manifest)
+        _check_key(folder, self._manifest, self._key)
+        self.config = _rank_config(self._manifest, place)
         self.gears: dict[str, Gears | None] = {role: self._gears(index, role) for index, role in enumerate((FULL, INC))}
+
+    @property
+    def manifest(self) -> ExportManifest:
+        """Of the export directory."""
+        return self._manifest
 
     def signature(self, role: str) -> Signature:
         """Of the graph that `prefill` (role `full`) or `decode` (role `inc`) runs."""
@@ -111,10 +118,10 @@ class LiteEngine:
             CheckpointError: files that are missing, damaged or swapped.
         """
         self._lite = import_lite()
-        verify_files(self.folder, self.manifest, self.manifest.rank_files(self.place.rank_id), progress=self._progress)
+        verify_files(self.folder, self._manifest, self._manifest.rank_files(self.place.rank_id), progress=self._progress)
         with _told("the context"):
             context = self._context()
-        roles = (FULL,) if self.manifest.single else (FULL, INC)
+        roles = (FULL,) if self._manifest.single else (FULL, INC)
         models = {role: self._lite.Model() for role in roles}
         if len(roles) == 2:
             with _told("the group of both graphs"):
@@ -156,8 +163,8 @@ class LiteEngine:
             options["config_path"] = str(self.place.ini[index].path)
         if self.config:
             options["config_dict"] = {section: dict(keys) for section, keys in self.config.items()}
-        if self.manifest.encryption:
-            options |= {"dec_key": self._key, "dec_mode": self.manifest.encryption}
+        if self._manifest.encryption:
+            options |= {"dec_key": self._key, "dec_mode": self._manifest.encryption}
         path = str(self.folder / self._graphs[role].file)
         model.build_from_file(path, self._lite.ModelType.MINDIR, context, **options)
         given = [(tuple(tensor.shape), tensor.dtype.name.lower()) for tensor in model.get_inputs()]
@@ -165,7 +172,7 @@ class LiteEngine:
 
     def _run(self, role: str, inputs: Inputs) -> Float32:
         assert self._models, "load comes first"
-        model_config, signature = self.manifest.model, self._graphs[role].signature
+        model_config, signature = self._manifest.model, self._graphs[role].signature
         where = f"{role} graph of rank {self.place.rank_id}"
         arrays = check_inputs(signature, inputs, where=where, seq_length=model_config.seq_length, vocab_size=model_config.vocab_size)
         self._check_gear(role, inputs)
@@ -183,14 +190,14 @@ class LiteEngine:
         if self.place.ini is None:
             return None
         ini = self.place.ini[index]
-        if not self.manifest.dynamic:
+        if not self._manifest.dynamic:
             for key in ("ge.inputShape", "ge.dynamicDims"):
                 if ini.value(GRAPH, key):
                     problem = "is for graphs of dynamic shapes; these were exported with fixed ones."
                     raise ConfigError(ini.where(GRAPH, key), problem, fix="leave it out, or export with --dynamic.")
             return None
-        size = self.manifest.model.seq_length
-        return read_gears(ini, self._graphs[role].signature, batch_size=self.manifest.batch_size, seq_length=size)
+        size = self._manifest.model.seq_length
+        return read_gears(ini, self._graphs[role].signature, batch_size=self._manifest.batch_size, seq_length=size)
 
     def _check_gear(self, role: str, inputs: Inputs) -> None:
         gears = self.gears[role]
@@ -210,9 +217,9 @@ def _check_target(folder: Path, manifest: ExportManifest) -> None:
 
 def _check_key(folder: Path, manifest: ExportManifest, key: bytes | None) -> None:
     if manifest.encryption and not key:
-        raise CheckpointError(folder, "its graphs are encrypted.", fix="give the key file they were exported with.")
+        raise CheckpointError(folder, "its graphs are encrypted.", fix="give --key_file FILE, the one they were exported with.")
     if key and not manifest.encryption:
-        raise CheckpointError(folder, "its graphs are not encrypted, but a key was given.", fix="leave the key out.")
+        raise CheckpointError(folder, "its graphs are not encrypted, but a key was given.", fix="leave out --key_file.")
 
 
 def _rank_config(manifest: ExportManifest, place: LitePlace) -> dict[str, dict[str, str]]:

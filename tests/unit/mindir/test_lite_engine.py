@@ -108,8 +108,10 @@ def test_graphs_that_lite_cannot_run_are_refused_before_it_is_asked(tmp_path):
         with pytest.raises(CodeLlamaError, match=said):
             opened(tmp_path / name)
     write_export(tmp_path / "open")
+    key = tmp_path / "key"
+    key.write_bytes(b"0" * 16)
     with pytest.raises(CodeLlamaError, match="not encrypted, but a key was given"):
-        LiteEngine(tmp_path / "open", LitePlace(), key=b"0" * 16)
+        LiteEngine(tmp_path / "open", LitePlace(), key_file=key)
     gears = "[ge_graph_options]\nge.inputShape=tokens:-1,1\nge.dynamicDims=1;2\nge.dynamicNodeType=1\n"
     with pytest.raises(CodeLlamaError, match="is for graphs of dynamic shapes"):
         opened(tmp_path / "open", inc=gears)
