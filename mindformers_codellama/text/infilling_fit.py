@@ -12,8 +12,8 @@ PREFIX_SHARE = 0.75
 """Of the room, for the prefix when neither part fits whole; llama.cpp's editors use the same."""
 CONTEXT_SHARE = 0.25
 """Of the room, for other files when the file itself does not leave that much."""
-LONGEST_PIECE = 64
-"""More characters than any piece has; text farther from the cursor than this times the room is not even encoded."""
+LONGEST_PIECE = 16
+"""Characters of the longest piece in Llama's files; text farther from the cursor than this times the room is not even encoded."""
 COMMENTS = {
     "//": (".c", ".h", ".cc", ".cpp", ".hpp", ".cs", ".go", ".java", ".js", ".jsx", ".kt", ".php", ".rs", ".scala", ".swift", ".ts", ".tsx")
 }

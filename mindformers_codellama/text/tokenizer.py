@@ -46,7 +46,7 @@ class LlamaTokenizer:
 
     Attributes:
         vocab_size: pieces in the model file; `len()` counts tokens added behind them too.
-        prefix_id, suffix_id, middle_id, eot_id: Code Llama's infilling pieces, found by name; None when the file has none.
+        prefix_id, suffix_id, middle_id, eot_id: Code Llama's infilling pieces or added tokens, found by name; None when there are none.
         path, sha256: the model file and the hash of its bytes, the tokenizer's identity in manifests.
 
     Raises:
@@ -79,10 +79,11 @@ class LlamaTokenizer:
         self._meta = open_processor(model)
         self._processor = self._meta if legacy else open_processor(model, dummy_prefix=False)
         self.vocab_size = int(self._meta.get_piece_size())
-        self.prefix_id, self.suffix_id, self.middle_id, self.eot_id = (self._piece_id(piece) for piece in INFILLING_PIECES)
-        self._marks = {i for i in (self.prefix_id, self.suffix_id, self.middle_id, self.eot_id) if i is not None}
         own = [AddedToken(content) for content in (bos_token, eos_token, unk_token, pad_token) if content is not None]
         self.added_tokens = SpecialTokens(give_ids(own, added_tokens, self._piece_id, self.vocab_size))
+        named = {content: token.id for content, token in self.added_tokens.by_content.items()}
+        self.prefix_id, self.suffix_id, self.middle_id, self.eot_id = (named.get(p, self._piece_id(p)) for p in INFILLING_PIECES)
+        self._marks = {i for i in (self.prefix_id, self.suffix_id, self.middle_id, self.eot_id) if i is not None}
 
     # -- vocabulary ---------------------------------------------------------------------------------------------------
 
@@ -169,8 +170,7 @@ class LlamaTokenizer:
 
         Source: codellama e81b597 llama/tokenizer.py `Tokenizer.encode`.
         """
-        ids = encode_plain(self._meta, text, marks=self._marks)
-        return [self.bos_token_id] * bos + ids + [self.eos_token_id] * eos
+        return [self.bos_token_id] * bos + encode_plain(self._meta, text, marks=self._marks) + [self.eos_token_id] * eos
 
     def encode_infilling(self, text: str) -> list[int]:
         """Encode without the implicit leading space, for the parts of an infilling prompt.

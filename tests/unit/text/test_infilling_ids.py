@@ -4,13 +4,14 @@ import random
 import sys
 
 import pytest
-from infilling_models import MetaRules, code_llama_file, opened, with_marks_matched_in_text, without_implicit_space
+from infilling_models import MARKS, MetaRules, code_llama_file, opened, with_marks_matched_in_text, without_implicit_space
 
 from mindformers_codellama import infilling_prompt_ids
 from mindformers_codellama.config.families import FAMILIES, model_facts
 from mindformers_codellama.config.model_config import ModelConfig
 from mindformers_codellama.errors import GenerationError, TokenizerError
 from mindformers_codellama.text.infilling import models_that_infill, prefers_suffix_first, require_infilling
+from mindformers_codellama.text.special import AddedToken
 from mindformers_codellama.text.tokenizer import LlamaTokenizer
 
 # llama.cpp issue 3503: what Meta's code gives for Code Llama 7B
@@ -53,6 +54,14 @@ def documents(count: int) -> list[tuple[str, str]]:
 
 def test_the_published_prompt_of_code_llama_is_met(code_llama):
     assert infilling_prompt_ids(code_llama, GOLDEN_PREFIX, GOLDEN_SUFFIX) == [int(token) for token in GOLDEN.split()]
+
+
+def test_marks_may_be_added_tokens_of_a_configuration(shared_model):
+    """As Hugging Face's `added_tokens.json` states them."""
+    marks = [AddedToken(mark, 32007 + place) for place, mark in enumerate(MARKS)]
+    tokenizer = LlamaTokenizer(shared_model, added_tokens=marks)
+    assert infilling_prompt_ids(tokenizer, GOLDEN_PREFIX, GOLDEN_SUFFIX) == [int(token) for token in GOLDEN.split()]
+    assert tokenizer.eot_id == 32010
 
 
 @pytest.mark.parametrize("suffix_first", [False, True])
