@@ -233,7 +233,7 @@ def summary(report: ExportReport) -> str:
 
     lines = [f"{'wrote':12}{report.folder}: {size_text(sum(report.files.values()))} in {report.seconds:.1f} s"]
     lines += [f"{'':12}{name}: {size_text(size) if size else 'the same weights'}" for name, size in report.files.items()]
-    return "\n".join([*lines, f"{'verified' if report.verification['verified'] else 'NOT verified':12}{verdict(report.verification)}"])
+    return "\n".join([*lines, f"{'verified' if report.verification['verified'] else 'unverified':12}{verdict(report.verification)}"])
 
 
 def verdict(found: dict[str, Any]) -> str:

@@ -6,6 +6,7 @@ Shape letters: B rows, T prompt positions, N steps, V vocabulary.
 from __future__ import annotations
 
 import io
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -72,12 +73,13 @@ def run_reference(decoder: Decoder, ids_BT: NDArray[np.int32], lengths_B: NDArra
 def error_bound(config: ModelConfig, logits: NDArray[np.float32]) -> float:
     """How far logits of the same weights may be apart when sums are taken in another order.
 
-    Each of the matrix products in a row (4 L of attention and network, and the head) and each of the roundings between
-    them adds a few units in the last place of the compute type, measured at the largest logit; 16 + 8 L of them are
-    allowed. A key in a wrong place, a wrong mask or another weight moves logits by parts of their size.
+    A value passes about 12 L + 4 roundings in a row (products, norms, sums of a block; the head), each of up to one unit in
+    the last place of the compute type at the size of the largest logit. They are independent, so they grow with the root of
+    their number; four times that is allowed. A key in a wrong place, a wrong mask or another weight moves logits by parts
+    of their size.
     """
-    unit = 2.0 * float(ml_dtypes.finfo(np.dtype(config.compute_dtype)).eps)
-    return unit * (16 + 8 * config.num_layers) * max(1e-3, float(np.abs(logits).max()))
+    unit = float(ml_dtypes.finfo(np.dtype(config.compute_dtype)).eps)
+    return 4.0 * unit * math.sqrt(12 * config.num_layers + 4) * max(1e-3, float(np.abs(logits).max()))
 
 
 def compare(decoder: Decoder, reference: Reference, config: ModelConfig, *, where: object) -> dict[str, Any]:

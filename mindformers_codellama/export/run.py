@@ -13,6 +13,9 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import mindspore as ms
+import numpy as np
+
 from mindformers_codellama.backends.mindspore_decoder import MindSporeDecoder
 from mindformers_codellama.config.model_config import ModelConfig
 from mindformers_codellama.config.sections_parallel import ContextSection
@@ -127,7 +130,14 @@ def _ask_and_write(
         reference = run_reference(MindSporeDecoder(network), ids_BT, lengths_B)
     write = partial(write_rank, network, request, stage, comm.rank, progress=progress)
     output = together(None if comm.is_alone else comm, write, doing=WRITING)
+    let_go(network)
     return network.config, reference, output
+
+
+def let_go(network: LlamaNetwork) -> None:
+    """Free the memory of weights: MindSpore remembers the network in what it compiled. Nothing can be computed afterwards."""
+    for parameter in network.get_parameters():
+        parameter.set_data(ms.Tensor(np.zeros(1, np.float32)).astype(parameter.dtype), slice_shape=True)
 
 
 def _write_first(stage: Path, manifest: ExportManifest, first: bool) -> None:

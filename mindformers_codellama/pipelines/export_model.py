@@ -9,7 +9,7 @@ from typing import Any
 
 from mindformers_codellama.checkpoint.start import load_weights
 from mindformers_codellama.config.sections_parallel import ContextSection
-from mindformers_codellama.errors import CodeLlamaError, ConfigError, raise_all
+from mindformers_codellama.errors import ClusterError, CodeLlamaError, ConfigError, raise_all
 from mindformers_codellama.export.request import ExportRequest, ExportSizes, export_sizes, request_findings
 from mindformers_codellama.export.run import ExportReport, export_network, verify_again
 from mindformers_codellama.export.write import Progress
@@ -17,7 +17,7 @@ from mindformers_codellama.kernels.choose import choose_kernels
 from mindformers_codellama.layout.cuts import ModelLayout
 from mindformers_codellama.layout.ranks import Layout
 from mindformers_codellama.mindir.files import file_sha256
-from mindformers_codellama.mindir.manifest import read_export_manifest
+from mindformers_codellama.mindir.manifest import MANIFEST, read_export_manifest
 from mindformers_codellama.model.llama import LlamaNetwork
 from mindformers_codellama.parallel.agreement import together
 from mindformers_codellama.parallel.comm import join, require_started
@@ -135,6 +135,12 @@ def verify_export(folder: Path, *, context: ContextSection, progress: Progress |
         CheckpointError, ClusterError: as `export.run.verify_again`.
     """
     manifest = read_export_manifest(folder)
-    enter_context(replace(context, mode=0))
-    require_started(Layout(model_parallel=manifest.world_size))
-    return verify_again(folder, comm=join(Layout(model_parallel=manifest.world_size)), context=replace(context, mode=0), progress=progress)
+    layout = Layout(model_parallel=manifest.world_size)
+    context = replace(context, mode=0)
+    enter_context(context)
+    try:
+        require_started(layout)
+    except ClusterError as error:
+        fix = f"codellama launch --ranks {layout.ranks} -- export --verify-only {folder}"
+        raise ClusterError(folder / MANIFEST, f"is of {layout.ranks} ranks that run together; this process is none.", fix=fix) from error
+    return verify_again(folder, comm=join(layout), context=context, progress=progress)
