@@ -55,6 +55,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     text = "prompts of any length up to --seq-length, instead of padding all to it"
     group.add_argument("--dynamic", action=argparse.BooleanOptionalAction, help=text)
     group.add_argument("--single", action="store_true", help="one graph for prompts and steps: never two copies of the weights in memory")
+    text = "blocks of a paged cache that all rows share, one of them unused; default: every row has its own positions"
+    group.add_argument("--paged-blocks", type=int, default=0, metavar="N", help=text)
+    group.add_argument("--block-size", type=int, default=16, metavar="N", help="positions of a block (16)")
     text = "whose name the group of ranks has in the graphs; default: the device's"
     group.add_argument("--target", choices=("cpu", "ascend"), help=text)
     group.add_argument("--format", default="mindir", metavar="FORMAT", help="mindir")
@@ -133,6 +136,8 @@ def request_of(source: Source, arguments: argparse.Namespace) -> ExportRequest:
         batch_size=source.batch_size if arguments.batch_size is None else arguments.batch_size,
         dynamic=bool(arguments.dynamic),
         single=arguments.single,
+        blocks=arguments.paged_blocks,
+        block_size=arguments.block_size,
         target=arguments.target or source.context.device_target.lower(),
         verify=arguments.verify,
         force=arguments.force,

@@ -19,18 +19,25 @@ from mindformers_codellama.runtime.dtypes import mindspore_dtype
 
 
 class Caches(nn.Cell):
-    """Keys and values of every layer, zeros `(B, K, S, H)` in the compute type. The graphs of one export share the object."""
+    """Keys and values of every layer, zeros in the compute type. The graphs of one export share the object.
 
-    def __init__(self, network: LlamaNetwork, rows: int) -> None:
+    Args:
+        network: whole, or one rank's part.
+        rows: B.
+        blocks: P, of a pool `(P, E, K, H)` that rows share; 0 gives each row its own positions, `(B, K, S, H)`.
+        block_size: E.
+    """
+
+    def __init__(self, network: LlamaNetwork, rows: int, *, blocks: int = 0, block_size: int = 0) -> None:
         super().__init__(auto_prefix=False)
         config = network.config
-        self.rows, self.positions = rows, config.seq_length
+        self.rows, self.positions, self.block_size = rows, config.seq_length, block_size
         self.num_kv_heads = network.part.share(config.num_kv_heads)
-        zeros_BKSH = np.zeros((rows, self.num_kv_heads, config.seq_length, config.head_dim), np.float32)
+        own = (rows, self.num_kv_heads, config.seq_length, config.head_dim)
+        zeros = np.zeros((blocks, block_size, self.num_kv_heads, config.head_dim) if blocks else own, np.float32)
 
         def cache(name: str) -> ms.Parameter:
-            value = ms.Tensor(zeros_BKSH).astype(mindspore_dtype(config.compute_dtype))
-            return ms.Parameter(value, name=name, requires_grad=False)
+            return ms.Parameter(ms.Tensor(zeros).astype(mindspore_dtype(config.compute_dtype)), name=name, requires_grad=False)
 
         self.keys = ms.ParameterTuple([cache(f"key_past.{i}") for i in range(config.num_layers)])
         self.values = ms.ParameterTuple([cache(f"value_past.{i}") for i in range(config.num_layers)])

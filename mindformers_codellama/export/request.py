@@ -27,6 +27,10 @@ class ExportRequest:
     dynamic: bool = False
     single: bool = False
     """One graph for prompts and steps; needs `dynamic`."""
+    blocks: int = 0
+    """Blocks of a paged cache, of which one belongs to no row; 0 gives each row its own positions."""
+    block_size: int = 16
+    """Positions of a block."""
     target: str = "cpu"
     verify: bool = True
     key: bytes | None = None
@@ -89,7 +93,8 @@ def export_sizes(config: ModelConfig, shapes: Mapping[str, tuple[int, ...]], req
     width, norm = WIDTHS[config.param_init_dtype], WIDTHS["float32"]
     sizes = [_product(shape) * (norm if len(shape) == 1 and "norm" in name else width) for name, shape in shapes.items()]
     heads = config.num_kv_heads // degree
-    one = request.batch_size * heads * config.seq_length * config.head_dim * WIDTHS[config.compute_dtype]
+    positions = request.blocks * request.block_size or request.batch_size * config.seq_length
+    one = positions * heads * config.head_dim * WIDTHS[config.compute_dtype]
     return ExportSizes(
         weights=sum(sizes),
         cache=2 * config.num_layers * one,
@@ -106,11 +111,26 @@ def request_findings(config: ModelConfig, layout: Layout, request: ExportRequest
         yield ConfigError("--batch-size", f"got {request.batch_size}, must be at least 1.")
     if request.single and not request.dynamic:
         yield ConfigError("--single", "one graph for prompts and steps has lengths that are not fixed.", fix="add --dynamic.")
+    if request.blocks:
+        yield from _paged_findings(config, request)
     if config.seq_length < 2:
         yield ConfigError("model.model_config.seq_length", f"got {config.seq_length}, must be at least 2.")
     if layout.data_parallel > 1:
         problem = f"got {layout.data_parallel}; copies of the same graphs are not exported."
         yield ConfigError("parallel_config.data_parallel", problem, fix="write 1, and model_parallel: the number of ranks.")
+
+
+def _paged_findings(config: ModelConfig, request: ExportRequest) -> Iterator[CodeLlamaError]:
+    size, positions = request.block_size, config.seq_length
+    if request.dynamic:
+        yield ConfigError("--dynamic", "graphs of any length have no paged cache here.", fix="leave out --dynamic, or --paged-blocks.")
+    if size < 1 or positions % size:
+        yield ConfigError("--block-size", f"got {size}, must divide the {positions} positions of a row.", fix="write 16, or 8.")
+    elif request.blocks < positions // size + 1:
+        problem = (
+            f"got {request.blocks}; one row of {positions} positions takes {positions // size} blocks, and one more belongs to no row."
+        )
+        yield ConfigError("--paged-blocks", problem, fix=f"write {request.batch_size * (positions // size) + 1} for full rows.")
 
 
 def _product(shape: tuple[int, ...]) -> int:

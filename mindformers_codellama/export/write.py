@@ -25,12 +25,14 @@ import mindformers_codellama
 from mindformers_codellama.checkpoint.files import FileRecord, Output, require_space, sync_directory, write_problem
 from mindformers_codellama.config.model_config import ModelConfig
 from mindformers_codellama.errors import CheckpointError
-from mindformers_codellama.export.graphs import GRAPHS, Caches, placeholders, signature
+from mindformers_codellama.export.graphs import GRAPHS, CachedGraph, Caches, placeholders, signature
+from mindformers_codellama.export.paged_graphs import PAGED_GRAPHS, paged_signature
 from mindformers_codellama.export.proto import DataFile, graph_proto, groups, parameter_name, point_at, write_graph
 from mindformers_codellama.export.request import ExportRequest, ExportSizes
 from mindformers_codellama.mindir.manifest import (
     FOLDERS,
     MANIFEST,
+    PAGED,
     STATIC,
     ExportManifest,
     Graph,
@@ -38,6 +40,7 @@ from mindformers_codellama.mindir.manifest import (
     graph_files,
     write_export_manifest,
 )
+from mindformers_codellama.mindir.protocol import Signature
 from mindformers_codellama.model.llama import LlamaNetwork
 
 logger = logging.getLogger(__name__)
@@ -79,15 +82,13 @@ def write_rank(network: LlamaNetwork, request: ExportRequest, stage: Path, rank:
     Raises:
         CheckpointError: the disk is full or not writable.
     """
-    caches = Caches(network, request.batch_size)
+    caches = Caches(network, request.batch_size, blocks=request.blocks, block_size=request.block_size)
     protos: dict[str, Any] = {}
     graphs: list[Graph] = []
-    config = network.config
     for role in request.roles:
-        shape = {"rows": request.batch_size, "positions": config.seq_length, "vocab_size": config.vocab_size}
-        spec = signature(role, dynamic=request.dynamic, **shape)
         logger.info("rank %d: building the %s graph", rank, role)
-        protos[role] = graph_proto(GRAPHS[role, request.dynamic](network, caches), placeholders(spec))
+        spec, cell = _graph_of(role, network, caches, request)
+        protos[role] = graph_proto(cell, placeholders(spec))
         data = f"{FOLDERS[role]}/rank_{rank}_variables/data_0"
         graphs.append(Graph(role=role, rank=rank, file=graph_files(role, rank)[1], data=(data,), signature=spec))
     parameters = {one.name: one for one in (*caches.keys, *caches.values)}
@@ -99,6 +100,14 @@ def write_rank(network: LlamaNetwork, request: ExportRequest, stage: Path, rank:
     named = set().union(*(groups(proto) for proto in protos.values()))
     assert len(named) <= 1, f"graphs name the groups {named}"
     return RankOutput(tuple(graphs), files, next(iter(named), ""))
+
+
+def _graph_of(role: str, network: LlamaNetwork, caches: Caches, request: ExportRequest) -> tuple[Signature, CachedGraph]:
+    config = network.config
+    shape = {"rows": request.batch_size, "positions": config.seq_length, "vocab_size": config.vocab_size}
+    if request.blocks:
+        return paged_signature(role, block_size=request.block_size, **shape), PAGED_GRAPHS[role](network, caches)
+    return signature(role, dynamic=request.dynamic, **shape), GRAPHS[role, request.dynamic](network, caches)
 
 
 def _write_files(
@@ -173,7 +182,7 @@ def build_manifest(
         weight_form=config.param_init_dtype,
         batch_size=request.batch_size,
         dynamic=request.dynamic,
-        kv=KVCache(layout=STATIC, dtype=config.compute_dtype),
+        kv=kv_cache(config, request),
         target=request.target,
         world_size=len(outputs),
         group=outputs[0].group,
@@ -186,6 +195,13 @@ def build_manifest(
         verification=verification,
         reference=reference.name if reference else "",
     )
+
+
+def kv_cache(config: ModelConfig, request: ExportRequest) -> KVCache:
+    """For the manifest."""
+    if request.blocks:
+        return KVCache(layout=PAGED, dtype=config.compute_dtype, block_size=request.block_size, blocks=request.blocks)
+    return KVCache(layout=STATIC, dtype=config.compute_dtype)
 
 
 def make_stage(folder: Path, sizes: ExportSizes) -> Path:

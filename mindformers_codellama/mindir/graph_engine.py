@@ -119,7 +119,8 @@ class GraphEngine:
         assert self._cells, "load comes first"
         graph, model = self._graph(role), self._manifest.model
         where = f"{self.folder / graph.file}"
-        arrays = check_inputs(graph.signature, inputs, where=where, seq_length=model.seq_length, vocab_size=model.vocab_size)
+        limits = {"seq_length": model.seq_length, "vocab_size": model.vocab_size}
+        arrays = check_inputs(graph.signature, inputs, where=where, kv=self._manifest.kv, **limits)
         logits_BV: Float32 = self._cells[role](*(ms.Tensor(array) for array in arrays)).asnumpy()
         return logits_BV
 

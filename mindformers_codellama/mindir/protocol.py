@@ -18,7 +18,7 @@ from mindformers_codellama.errors import GenerationError
 from mindformers_codellama.model.inputs import check_token_ids
 
 if TYPE_CHECKING:
-    from mindformers_codellama.mindir.manifest import ExportManifest
+    from mindformers_codellama.mindir.manifest import ExportManifest, KVCache
 
 Float32 = NDArray[np.float32]
 Inputs = Mapping[str, NDArray[np.integer]]
@@ -120,7 +120,9 @@ class MindIREngine(Protocol):
         """Forget all rows: the caches hold zeros, as after `load`."""
 
 
-def check_inputs(signature: Signature, inputs: Inputs, *, where: str, seq_length: int, vocab_size: int) -> list[NDArray[np.integer]]:
+def check_inputs(
+    signature: Signature, inputs: Inputs, *, where: str, seq_length: int, vocab_size: int, kv: KVCache | None = None
+) -> list[NDArray[np.integer]]:
     """The arrays in the order of the signature, once all of them are what it says.
 
     MindSpore itself would take int64 where int32 is meant, and read past the end of the cache for a length that is too large.
@@ -131,6 +133,7 @@ def check_inputs(signature: Signature, inputs: Inputs, *, where: str, seq_length
         where: names the graph in an error.
         seq_length: S, positions of the cache.
         vocab_size: V.
+        kv: the cache, when it is paged.
 
     Raises:
         GenerationError: an input that is missing, unknown, of another type or shape, or lengths outside [1, S].
@@ -148,6 +151,8 @@ def check_inputs(signature: Signature, inputs: Inputs, *, where: str, seq_length
     lengths_B, ids_BC = inputs[VALID_LENGTH], inputs[INPUT_IDS]
     _check_lengths(where, ids_BC, lengths_B, seq_length)
     _check_places(where, inputs, seq_length)
+    if SLOT_MAPPING in inputs and kv is not None:
+        _check_slots(where, inputs, kv)
     check_token_ids(ids_BC, vocab_size, where=f"{where}: {INPUT_IDS}")
     return [inputs[name] for name in names]
 
@@ -173,3 +178,23 @@ def _check_places(where: str, inputs: Inputs, seq_length: int) -> None:
         active, needed = len(inputs[ACTIVE_LENGTH]), max(tokens, int(inputs[VALID_LENGTH].max()))
         if not needed <= active <= seq_length:
             raise GenerationError(where, f"input {ACTIVE_LENGTH} has {active} elements; it must have {needed} to {seq_length}.")
+
+
+def _check_slots(where: str, inputs: Inputs, kv: KVCache) -> None:
+    """Every token has a slot of its own outside of block 0, and a step's is the one its row's table gives it."""
+    rows, tokens = inputs[INPUT_IDS].shape
+    slots_BC, lengths_B = inputs[SLOT_MAPPING].reshape(rows, tokens), inputs[VALID_LENGTH]
+    real_BC = np.arange(tokens) < (lengths_B[:, None] if tokens > 1 else np.ones((rows, 1)))
+    real = slots_BC[real_BC]
+    last = kv.blocks * kv.block_size - 1
+    if ((real < kv.block_size) | (real > last)).any() or len(np.unique(real)) != len(real) or (slots_BC[~real_BC] != -1).any():
+        problem = f"input {SLOT_MAPPING} must give each token a slot of its own in {kv.block_size} to {last}, and padding -1."
+        raise GenerationError(where, problem)
+    if BLOCK_TABLES not in inputs:
+        return
+    tables_BW = inputs[BLOCK_TABLES]
+    positions_B = lengths_B - 1
+    wanted_B = tables_BW[np.arange(rows), positions_B // kv.block_size] * kv.block_size + positions_B % kv.block_size
+    if ((tables_BW < 0) | (tables_BW >= kv.blocks)).any() or not np.array_equal(wanted_B, slots_BC[:, 0]):
+        problem = f"inputs {BLOCK_TABLES} and {SLOT_MAPPING} do not agree, or name blocks outside of 0 to {kv.blocks - 1}."
+        raise GenerationError(where, problem)
