@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields
 from pathlib import Path
+from typing import Any
 
 from mindformers_codellama.config.generation import GenerationConfig
 from mindformers_codellama.errors import CheckpointError, GenerationError, TokenizerError
 from mindformers_codellama.generation.protocol import Decoder
 from mindformers_codellama.mindir.decoder import MindIRDecoder
 from mindformers_codellama.mindir.files import file_sha256
-from mindformers_codellama.mindir.manifest import MANIFEST, ExportManifest
-from mindformers_codellama.mindir.open import Place, find_export, open_decoder, open_engine
+from mindformers_codellama.mindir.manifest import MANIFEST, ExportManifest, read_export_manifest
+from mindformers_codellama.mindir.open import GRAPH, LITE, Place, find_export, open_decoder, open_engine
 from mindformers_codellama.pipelines.generating import CausalLM, plain_generation
 from mindformers_codellama.pipelines.ranks import ONE
 from mindformers_codellama.text.auto import AutoTokenizer
 from mindformers_codellama.text.tokenizer import LlamaTokenizer
+
+ENGINE_OF: Mapping[str, str] = {"mslite": LITE, "mindir": GRAPH}
+"""Backend of `pipeline` to the engine that runs exported graphs."""
 
 
 class MindIRCausalLM(CausalLM):
@@ -81,20 +87,52 @@ def export_tokenizer(manifest: ExportManifest, given: str = "", *, name: str = "
     return words
 
 
-def lite_model(model: object, *, place: Place, seq_length: int | None = None, dynamic: bool | None = None) -> MindIRCausalLM:
-    """What MindFormers' `pipeline(backend="mslite")` takes as a model: an export directory, or (full graph, increment graph).
+@dataclass(frozen=True, kw_only=True)
+class ExportOptions:
+    """What MindFormers' `pipeline(backend="mslite")` is told beside the model."""
+
+    model_name: str = ""
+    """Registry name, whose tokenizer is taken when the export names none."""
+    ge_config_path: str | Sequence[str] = ""
+    """`lite.ini`, or one for each graph; of `mslite`."""
+    device_id: int = 0
+    rank_id: int = 0
+    infer_seq_length: int | None = None
+    """Positions the graphs must have; None takes what they have."""
+    dynamic: bool | None = None
+    """As `mindir.open.open_decoder`."""
+
+
+def open_exported(
+    backend: str, model: object, tokenizer: LlamaTokenizer | str | Path | None, options: Mapping[str, Any]
+) -> tuple[MindIRCausalLM, LlamaTokenizer, dict[str, Any]]:
+    """What `pipeline` is given, with a backend that runs exported graphs.
+
+    Args:
+        backend: a key of `ENGINE_OF`.
+        model: an export directory, or (graph for prompts, graph for single tokens).
+        tokenizer: of the model, its path or registry name; None is the export's own.
+        options: fields of `ExportOptions`, and others.
+
+    Returns:
+        The model, its tokenizer, and the others.
 
     Raises:
-        CheckpointError: graphs of another length than `seq_length`; else as `find_export` and `open_mindir`.
+        ConfigError, CheckpointError, TokenizerError: as `find_export`, `open_mindir`, `require_length`, `export_tokenizer`.
     """
+    names = {field.name for field in fields(ExportOptions)}
+    own = ExportOptions(**{name: value for name, value in options.items() if name in names})
     if isinstance(model, (tuple, list)):
         full, inc = (str(each) for each in (*model, "")[:2])
-        folder = find_export(full=full, inc=inc, rank=place.rank_id)
+        folder = find_export(full=full, inc=inc, rank=own.rank_id)
     else:
-        folder = find_export(model_dir=str(model), rank=place.rank_id)
-    opened = open_mindir(folder, place, dynamic=dynamic)
-    require_length(folder, opened.manifest, seq_length)
-    return opened
+        folder = find_export(model_dir=str(model), rank=own.rank_id)
+    manifest = read_export_manifest(folder)
+    require_length(folder, manifest, own.infer_seq_length)
+    words = tokenizer if isinstance(tokenizer, LlamaTokenizer) else export_tokenizer(manifest, str(tokenizer or ""), name=own.model_name)
+    paths = own.ge_config_path if isinstance(own.ge_config_path, str) else ",".join(own.ge_config_path)
+    place = Place(engine=ENGINE_OF[backend], rank_id=own.rank_id, device_id=own.device_id, config_path=paths)
+    return open_mindir(folder, place, dynamic=own.dynamic), words, {name: value for name, value in options.items() if name not in names}
 
 
 def require_length(folder: Path, manifest: ExportManifest, seq_length: int | None) -> None:

@@ -76,7 +76,7 @@ def test_wrong_uses_of_pipeline_say_what_to_write(pipe, folder, tmp_path):
             r"task: 'text-generation' is not known. Fix: did you mean text_generation",
             lambda: call("text-generation", pipe.model),
         ),
-        (ConfigError, r"'mslite' is not available: MindSpore Lite", lambda: call("text_generation", pipe.model, backend="mslite")),
+        (ConfigError, r"'mlite' is not available. Fix: did you mean mslite", lambda: call("text_generation", pipe.model, backend="mlite")),
         (GenerationError, "needs a tokenizer", lambda: call("text_generation", pipe.model)),
         (GenerationError, "needs a model", lambda: call("text_generation")),
         (ConfigError, "is no file, no directory and no model name", lambda: call("text_generation", tmp_path / "none")),
