@@ -47,6 +47,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--seq-length", type=int, metavar="N", help="positions for prompt and answer together")
     text = "type of weights and products; bfloat16 needs --no-verify on a CPU; default: the configuration's"
     group.add_argument("--dtype", choices=("float32", "float16", "bfloat16"), help=text)
+    text = "form the matrices are held in: int8 or int4, made floating again where they are multiplied; default: the configuration's"
+    group.add_argument("--weights", choices=("auto", "float32", "int8", "int4"), help=text)
     group.add_argument("--device", choices=("CPU", "Ascend"), help="where graphs are built and compared; default: the configuration's")
     text = "set a key of the YAML file; may be repeated"
     group.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", dest="overrides", help=text)
@@ -93,8 +95,8 @@ def run_config(run_section: RunConfig) -> int:
     names = ["--output", run_section.output_dir, *(["--dynamic"] if run_section.model.is_dynamic else [])]
     parser = argparse.ArgumentParser()
     add_arguments(parser)
-    source = source_of_run(run_section)
     arguments = parser.parse_args(["run", *names])
+    source = adjusted(source_of_run(run_section), arguments)
     return export(source, request_of(source, arguments), arguments)
 
 
@@ -122,7 +124,10 @@ def adjusted(source: Source, arguments: argparse.Namespace) -> Source:
         source = replace(source, weights=arguments.load_checkpoint)
     if arguments.tokenizer:
         source = replace(source, tokenizer=arguments.tokenizer, tokenizer_options={})
-    return replace(source, config=config, context=context)
+    form = source.form if arguments.weights is None else arguments.weights
+    if form == "float32":
+        config, form = replace(config, compute_dtype="float32", param_init_dtype="float32"), "auto"
+    return replace(source, config=config, context=context, form=form)
 
 
 def request_of(source: Source, arguments: argparse.Namespace) -> ExportRequest:
@@ -136,6 +141,7 @@ def request_of(source: Source, arguments: argparse.Namespace) -> ExportRequest:
         batch_size=source.batch_size if arguments.batch_size is None else arguments.batch_size,
         dynamic=bool(arguments.dynamic),
         single=arguments.single,
+        form="" if source.form == "auto" else source.form,
         blocks=arguments.paged_blocks,
         block_size=arguments.block_size,
         target=arguments.target or source.context.device_target.lower(),
@@ -211,7 +217,7 @@ def plan(source: Source, request: ExportRequest, sizes: ExportSizes) -> dict[str
         "rows": request.batch_size,
         "positions": source.config.seq_length,
         "dynamic": request.dynamic,
-        "dtype": source.config.param_init_dtype,
+        "weights": request.form or source.config.param_init_dtype,
         "disk_per_rank": sizes.disk,
         "memory_per_rank": sizes.memory_verifying if request.verify else sizes.memory,
     }
@@ -225,7 +231,7 @@ def plan_text(found: dict[str, Any]) -> str:
     return "\n".join(
         [
             f"{'would write':12}{found['output']}: graphs {', '.join(found['graphs'])} of {found['ranks']} rank(s)",
-            f"{'':12}{found['rows']} row(s), prompts of {shapes} {found['positions']} positions, {found['dtype']}",
+            f"{'':12}{found['rows']} row(s), prompts of {shapes} {found['positions']} positions, {found['weights']}",
             f"{'disk':12}about {size_text(found['disk_per_rank'])} per rank",
             f"{'memory':12}at most {size_text(found['memory_per_rank'])} per rank beside MindSpore itself",
         ]

@@ -11,7 +11,10 @@ from mindformers_codellama.errors import CodeLlamaError, ConfigError
 from mindformers_codellama.layout.ranks import Layout
 from mindformers_codellama.mindir.manifest import GROUPS
 from mindformers_codellama.mindir.protocol import FULL, INC, SINGLE
+from mindformers_codellama.quantization.formats import DEFAULT_GROUP, padded_columns
 
+FORMS = ("int8", "int4")
+"""Forms besides floating ones."""
 WIDTHS = {"float32": 4, "float16": 2, "bfloat16": 2}
 GRAPH_BYTES = 60_000
 """About what a layer takes in a graph file; every rank writes one or two graphs."""
@@ -31,6 +34,8 @@ class ExportRequest:
     """Blocks of a paged cache, of which one belongs to no row; 0 gives each row its own positions."""
     block_size: int = 16
     """Positions of a block."""
+    form: str = ""
+    """`int8` or `int4`: how matrices are held; empty holds them in `param_init_dtype`."""
     target: str = "cpu"
     verify: bool = True
     key: bytes | None = None
@@ -52,6 +57,9 @@ class ExportSizes:
     """Bytes of one rank, before anything is built."""
 
     weights: int
+    """Of the network."""
+    held: int
+    """Of the same weights in the form they are written in."""
     cache: int
     graphs: int
 
@@ -61,7 +69,7 @@ class ExportSizes:
     @property
     def disk(self) -> int:
         """Weights stand once for all graphs."""
-        return self.weights + self.one_cache + self.graphs
+        return self.held + self.one_cache + self.graphs
 
     @property
     def memory(self) -> int:
@@ -81,6 +89,14 @@ class ExportSizes:
         return 4 * self.weights + 4 * self.cache
 
 
+def integer_bytes(name: str, shape: tuple[int, ...], form: str) -> int | None:
+    """Bytes of a matrix and its scales; None for what stays floating."""
+    if len(shape) != 2 or not form or "embedding" in name:
+        return None
+    width = padded_columns(shape[1], form, DEFAULT_GROUP)
+    return shape[0] * (width // (2 if form == "int4" else 1) + width // DEFAULT_GROUP * 4)
+
+
 def export_sizes(config: ModelConfig, shapes: Mapping[str, tuple[int, ...]], request: ExportRequest, degree: int) -> ExportSizes:
     """What one rank needs.
 
@@ -95,8 +111,10 @@ def export_sizes(config: ModelConfig, shapes: Mapping[str, tuple[int, ...]], req
     heads = config.num_kv_heads // degree
     positions = request.blocks * request.block_size or request.batch_size * config.seq_length
     one = positions * heads * config.head_dim * WIDTHS[config.compute_dtype]
+    held = sum(integer_bytes(name, shape, request.form) or size for (name, shape), size in zip(shapes.items(), sizes, strict=True))
     return ExportSizes(
         weights=sum(sizes),
+        held=held,
         cache=2 * config.num_layers * one,
         one_cache=one,
         graphs=GRAPH_BYTES * (config.num_layers + 1) * len(request.roles),
@@ -111,6 +129,8 @@ def request_findings(config: ModelConfig, layout: Layout, request: ExportRequest
         yield ConfigError("--batch-size", f"got {request.batch_size}, must be at least 1.")
     if request.single and not request.dynamic:
         yield ConfigError("--single", "one graph for prompts and steps has lengths that are not fixed.", fix="add --dynamic.")
+    if request.form:
+        yield from _integer_findings(config, layout, request)
     if request.blocks:
         yield from _paged_findings(config, request)
     if config.seq_length < 2:
@@ -118,6 +138,19 @@ def request_findings(config: ModelConfig, layout: Layout, request: ExportRequest
     if layout.data_parallel > 1:
         problem = f"got {layout.data_parallel}; copies of the same graphs are not exported."
         yield ConfigError("parallel_config.data_parallel", problem, fix="write 1, and model_parallel: the number of ranks.")
+
+
+def _integer_findings(config: ModelConfig, layout: Layout, request: ExportRequest) -> Iterator[CodeLlamaError]:
+    if request.form not in FORMS:
+        fix = f"write auto, or one of {', '.join(FORMS)}; for bfloat16 say --dtype bfloat16."
+        yield ConfigError("weights", f"got {request.form!r}, which is no form of exported weights.", fix=fix)
+    if layout.ranks > 1:
+        problem = f"got {request.form!r} on {layout.ranks} ranks, but groups of columns that share a scale are not cut over ranks."
+        yield ConfigError("weights", problem, fix="write auto, or model_parallel: 1.")
+    if config.compute_dtype != "float32" or config.param_init_dtype != "float32":
+        yield ConfigError("weights", f"got {request.form!r} for a network of {config.compute_dtype}.", fix="write --dtype float32.")
+    if config.qkv_has_bias:
+        yield ConfigError("weights", f"got {request.form!r} for a network with biases, which is not built.", fix="write auto.")
 
 
 def _paged_findings(config: ModelConfig, request: ExportRequest) -> Iterator[CodeLlamaError]:

@@ -20,6 +20,7 @@ from mindformers_codellama.backends.mindspore_decoder import MindSporeDecoder
 from mindformers_codellama.config.model_config import ModelConfig
 from mindformers_codellama.config.sections_parallel import ContextSection
 from mindformers_codellama.errors import CheckpointError
+from mindformers_codellama.export.integers import Integers
 from mindformers_codellama.export.reference import REFERENCE, Reference, compare, prompts, read_reference, run_reference, write_reference
 from mindformers_codellama.export.request import ExportRequest, ExportSizes
 from mindformers_codellama.export.retarget import retarget
@@ -124,10 +125,13 @@ def _ask_and_write(
 ) -> tuple[ModelConfig, Reference | None, RankOutput]:
     """All that needs the network, which ends with this function."""
     network = build()
+    integers = Integers(network, request.form) if request.form else None
     reference = None
     if request.verify:
         ids_BT, lengths_B = prompts(network.config, request.batch_size, list(request.prompt_ids))
         reference = run_reference(MindSporeDecoder(network), ids_BT, lengths_B)
+    if integers is not None:
+        integers.put_in()
     write = partial(write_rank, network, request, stage, comm.rank, progress=progress)
     output = together(None if comm.is_alone else comm, write, doing=WRITING)
     let_go(network)

@@ -179,7 +179,7 @@ def build_manifest(
     return ExportManifest(
         model_id=model_id,
         model=config,
-        weight_form=config.param_init_dtype,
+        weight_form=request.form or config.param_init_dtype,
         batch_size=request.batch_size,
         dynamic=request.dynamic,
         kv=kv_cache(config, request),

@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from mindformers_codellama.checkpoint.packed_manifest import packed_folder
 from mindformers_codellama.checkpoint.start import load_weights
 from mindformers_codellama.config.sections_parallel import ContextSection
 from mindformers_codellama.errors import ClusterError, CodeLlamaError, ConfigError, raise_all
@@ -83,9 +84,9 @@ def check(source: Source, request: ExportRequest) -> list[CodeLlamaError]:
     if not source.weights:
         fix = "set load_checkpoint (or model.model_config.checkpoint_name_or_path), or give --load-checkpoint."
         found.append(ConfigError("load_checkpoint", "there are no weights to export.", fix=fix))
-    if source.form not in ("auto", "float32"):
-        problem = f"got {source.form!r}; integer and packed weights have no standard operators on the CPU and are not exported."
-        found.append(ConfigError("weights", problem, fix="write weights: auto."))
+    elif packed_folder(source.weights) is not None:
+        fix = "give the checkpoint it was made from, and --weights int8 or int4: the same integers are written."
+        found.append(ConfigError(source.weights, "holds packed weights in the order of the CPU kernels.", fix=fix))
     return found
 
 
