@@ -63,6 +63,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     text = "whose name the group of ranks has in the graphs; default: the device's"
     group.add_argument("--target", choices=("cpu", "ascend"), help=text)
     group.add_argument("--format", default="mindir", metavar="FORMAT", help="mindir")
+    text = "encrypt with the key of a file (16, 24 or 32 bytes, or their hexadecimal digits); also for --verify-only"
+    group.add_argument("--key-file", type=Path, metavar="FILE", help=text)
     group = parser.add_argument_group("work")
     group.add_argument("--no-verify", dest="verify", action="store_false", help="do not compare; the manifest says so")
     group.add_argument("--verify-only", type=Path, metavar="DIR", help="compare an older export with what its model said, and stop")
@@ -146,6 +148,7 @@ def request_of(source: Source, arguments: argparse.Namespace) -> ExportRequest:
         block_size=arguments.block_size,
         target=arguments.target or source.context.device_target.lower(),
         verify=arguments.verify,
+        key_file=arguments.key_file,
         force=arguments.force,
     )
 
@@ -155,8 +158,11 @@ def export(source: Source, request: ExportRequest, arguments: argparse.Namespace
     from mindformers_codellama.checkpoint.files import require_space
     from mindformers_codellama.errors import raise_all
     from mindformers_codellama.export.write import STAGE, refuse_existing_export
+    from mindformers_codellama.mindir.key import read_key
     from mindformers_codellama.pipelines.export_model import check, export_source, sizes_of
 
+    if request.key_file is not None:
+        read_key(request.key_file)
     raise_all(check(source, request))
     sizes = sizes_of(source, request)
     if arguments.dry_run:
@@ -180,7 +186,7 @@ def verify_only(arguments: argparse.Namespace) -> int:
     context = ContextSection(device_target=arguments.device or "CPU")
     manifest = read_export_manifest(arguments.verify_only)
     with bar(arguments, sum(manifest.record(name).size for name in manifest.rank_files(0))) as tell:
-        found = verify_export(arguments.verify_only, context=context, progress=tell)
+        found = verify_export(arguments.verify_only, context=context, key_file=arguments.key_file, progress=tell)
     if is_first_rank():
         print(json.dumps(found, indent=2) if arguments.json else f"{'verified':12}{arguments.verify_only}: {verdict(found)}")
     return 0

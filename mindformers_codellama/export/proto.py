@@ -20,6 +20,8 @@ from mindspore import nn
 from mindspore.train import mind_ir_pb2
 
 from mindformers_codellama.checkpoint.files import FileRecord, Output
+from mindformers_codellama.mindir.files import file_sha256
+from mindformers_codellama.mindir.key import MODE
 
 ALIGNMENT = 64
 GROUP_WORDS = (b"mccl_world_group", b"hccl_world_group", b"nccl_world_group")
@@ -52,6 +54,21 @@ def graph_proto(cell: nn.Cell, inputs: Sequence[ms.Tensor]) -> Any:
     with tempfile.TemporaryDirectory() as folder:
         ms.export(cell, *inputs, file_name=str(Path(folder) / "graph"), file_format="MINDIR", custom_func=keep)
     return kept
+
+
+def write_encrypted(path: Path, cell: nn.Cell, inputs: Sequence[ms.Tensor], key: bytes) -> FileRecord:
+    """Write a graph with its weights in one file that only the key opens, and give its size and sha256.
+
+    Args:
+        path: ends with `.mindir`.
+        cell: what is exported.
+        inputs: as for `graph_proto`.
+        key: 16, 24 or 32 bytes.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    ms.export(cell, *inputs, file_name=str(path), file_format="MINDIR", enc_key=key, enc_mode=MODE)
+    path.chmod(0o600)
+    return FileRecord(path.name, path.stat().st_size, file_sha256(path))
 
 
 def parameter_name(full: str) -> str:

@@ -16,6 +16,8 @@ from mindformers_codellama.quantization.formats import DEFAULT_GROUP, padded_col
 FORMS = ("int8", "int4")
 """Forms besides floating ones."""
 WIDTHS = {"float32": 4, "float16": 2, "bfloat16": 2}
+ENCRYPTED_LIMIT = 1 << 30
+"""Bytes of weights and caches above which MindSpore writes two files."""
 GRAPH_BYTES = 60_000
 """About what a layer takes in a graph file; every rank writes one or two graphs."""
 
@@ -38,8 +40,8 @@ class ExportRequest:
     """`int8` or `int4`: how matrices are held; empty holds them in `param_init_dtype`."""
     target: str = "cpu"
     verify: bool = True
-    key: bytes | None = None
-    """Encrypt with it."""
+    key_file: Path | None = None
+    """Encrypt with its key."""
     force: bool = False
     tokenizer: Mapping[str, str] = field(default_factory=dict)
     stop_token_ids: tuple[int, ...] = ()
@@ -121,8 +123,15 @@ def export_sizes(config: ModelConfig, shapes: Mapping[str, tuple[int, ...]], req
     )
 
 
-def request_findings(config: ModelConfig, layout: Layout, request: ExportRequest) -> Iterator[CodeLlamaError]:
+def request_findings(config: ModelConfig, layout: Layout, request: ExportRequest, sizes: ExportSizes) -> Iterator[CodeLlamaError]:
     """What of a request cannot be exported."""
+    if request.key_file is not None and sizes.held + sizes.cache > ENCRYPTED_LIMIT:
+        size = sizes.held + sizes.cache
+        problem = f"cannot be used: MindSpore encrypts graph, weights and caches in one file of up to 1 GiB, and these take {size} bytes."
+        yield ConfigError("--key-file", problem, fix="leave it out and encrypt the disk, or export over more ranks.")
+    if request.key_file is not None and layout.ranks > 1 and request.target != "cpu":
+        problem = "encrypted graphs of several ranks keep the name of the group they were compared in."
+        yield ConfigError("--target", f"got {request.target!r}: {problem}", fix="leave out --target or --key-file.")
     if request.target not in GROUPS:
         yield ConfigError("--target", f"got {request.target!r}.", fix=f"one of {', '.join(GROUPS)}.")
     if request.batch_size < 1:

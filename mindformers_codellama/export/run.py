@@ -115,7 +115,7 @@ def _export(
     manifest = build_manifest(config, request, outputs, found, record)
     if reference is not None:
         together(others, lambda: _write_first(stage, manifest, first), doing=WRITING)
-        found = _verify(stage, manifest, comm, context, reference, progress)
+        found = _verify(stage, manifest, comm, context, reference, progress, request.key_file)
     manifest = dataclasses.replace(manifest, verification=found)
     return _name_files(request, stage, manifest, comm, started)
 
@@ -149,12 +149,18 @@ def _write_first(stage: Path, manifest: ExportManifest, first: bool) -> None:
         write_export_manifest(stage, manifest)
 
 
-def _verify(
-    folder: Path, manifest: ExportManifest, comm: Comm, context: ContextSection, reference: Reference, progress: Progress | None
+def _verify(  # noqa: PLR0913 - all of them differ from call to call
+    folder: Path,
+    manifest: ExportManifest,
+    comm: Comm,
+    context: ContextSection,
+    reference: Reference,
+    progress: Progress | None,
+    key_file: Path | None,
 ) -> dict[str, Any]:
     """Load the graphs of this rank from files and compare; the worst of all ranks."""
     others = None if comm.is_alone else comm
-    engine = GraphEngine(folder, rank=comm.rank, context=context, progress=progress)
+    engine = GraphEngine(folder, rank=comm.rank, context=context, key_file=key_file, progress=progress)
     together(others, engine.load, doing=VERIFYING)
     where = folder / manifest.graph(comm.rank, "full").file
     found = together(others, lambda: compare(MindIRDecoder(engine), reference, manifest.model, where=where), doing=VERIFYING)
@@ -186,7 +192,9 @@ def _name_files(request: ExportRequest, stage: Path, manifest: ExportManifest, c
     return ExportReport(folder=str(folder), files=files, seconds=time.perf_counter() - started, verification=dict(manifest.verification))
 
 
-def verify_again(folder: Path, *, comm: Comm, context: ContextSection, progress: Progress | None = None) -> dict[str, Any]:
+def verify_again(
+    folder: Path, *, comm: Comm, context: ContextSection, key_file: Path | None = None, progress: Progress | None = None
+) -> dict[str, Any]:
     """Compare what an export directory holds with what the model said when it was exported. Every rank calls it.
 
     Raises:
@@ -198,4 +206,4 @@ def verify_again(folder: Path, *, comm: Comm, context: ContextSection, progress:
         problem = "says that the graphs were not compared with the model, so there is nothing to compare them with now."
         raise CheckpointError(folder / MANIFEST, problem, fix="export again without --no-verify.")
     verify_files(folder, manifest, [manifest.reference])
-    return _verify(folder, manifest, comm, context, read_reference(folder / manifest.reference), progress)
+    return _verify(folder, manifest, comm, context, read_reference(folder / manifest.reference), progress, key_file)

@@ -27,8 +27,9 @@ from mindformers_codellama.config.model_config import ModelConfig
 from mindformers_codellama.errors import CheckpointError
 from mindformers_codellama.export.graphs import GRAPHS, CachedGraph, Caches, placeholders, signature
 from mindformers_codellama.export.paged_graphs import PAGED_GRAPHS, paged_signature
-from mindformers_codellama.export.proto import DataFile, graph_proto, groups, parameter_name, point_at, write_graph
+from mindformers_codellama.export.proto import DataFile, graph_proto, groups, parameter_name, point_at, write_encrypted, write_graph
 from mindformers_codellama.export.request import ExportRequest, ExportSizes
+from mindformers_codellama.mindir.key import MODE, read_key
 from mindformers_codellama.mindir.manifest import (
     FOLDERS,
     MANIFEST,
@@ -83,6 +84,8 @@ def write_rank(network: LlamaNetwork, request: ExportRequest, stage: Path, rank:
         CheckpointError: the disk is full or not writable.
     """
     caches = Caches(network, request.batch_size, blocks=request.blocks, block_size=request.block_size)
+    if request.key_file is not None:
+        return _write_encrypted(network, caches, request, stage, rank)
     protos: dict[str, Any] = {}
     graphs: list[Graph] = []
     for role in request.roles:
@@ -100,6 +103,20 @@ def write_rank(network: LlamaNetwork, request: ExportRequest, stage: Path, rank:
     named = set().union(*(groups(proto) for proto in protos.values()))
     assert len(named) <= 1, f"graphs name the groups {named}"
     return RankOutput(tuple(graphs), files, next(iter(named), ""))
+
+
+def _write_encrypted(network: LlamaNetwork, caches: Caches, request: ExportRequest, stage: Path, rank: int) -> RankOutput:
+    """Every graph in one encrypted file with weights of its own."""
+    assert request.key_file is not None
+    key = read_key(request.key_file)
+    graphs, records, group = [], [], network.part.axis.group
+    for role in request.roles:
+        logger.info("rank %d: building and encrypting the %s graph", rank, role)
+        spec, cell = _graph_of(role, network, caches, request)
+        file = graph_files(role, rank)[0]
+        records.append(dataclasses.replace(write_encrypted(stage / file, cell, placeholders(spec), key), name=file))
+        graphs.append(Graph(role=role, rank=rank, file=file, data=(), signature=spec))
+    return RankOutput(tuple(graphs), tuple(records), group)
 
 
 def _graph_of(role: str, network: LlamaNetwork, caches: Caches, request: ExportRequest) -> tuple[Signature, CachedGraph]:
@@ -174,7 +191,8 @@ def build_manifest(
         reference: file with the model's own logits.
     """
     files = tuple(record for output in outputs for record in output.files) + ((reference,) if reference else ())
-    weights = sorted(record.sha256 for record in files if record.name.endswith("data_0"))
+    # weights of plain exports are known by their own files, and encrypted graphs hold them
+    weights = sorted(record.sha256 for output in outputs for record in output.files if request.key_file or record.name.endswith("data_0"))
     model_id = hashlib.sha256(json.dumps([asdict(config), weights], sort_keys=True).encode()).hexdigest()
     return ExportManifest(
         model_id=model_id,
@@ -188,7 +206,7 @@ def build_manifest(
         group=outputs[0].group,
         graphs=tuple(graph for output in outputs for graph in output.graphs),
         files=files,
-        encryption="",
+        encryption=MODE if request.key_file is not None else "",
         tokenizer=dict(request.tokenizer),
         stop_token_ids=request.stop_token_ids,
         versions={"mindspore": ms.__version__, "mindformers_codellama": mindformers_codellama.__version__, "numpy": np.__version__},

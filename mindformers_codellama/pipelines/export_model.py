@@ -80,7 +80,10 @@ def export_source(source: Source, request: ExportRequest, *, progress: Progress 
 
 def check(source: Source, request: ExportRequest) -> list[CodeLlamaError]:
     """What is wrong, before MindSpore is asked anything."""
-    found: list[CodeLlamaError] = [*degree_findings(source.config, source.layout), *request_findings(source.config, source.layout, request)]
+    found = degree_findings(source.config, source.layout)
+    if found:
+        return found
+    found = list(request_findings(source.config, source.layout, request, sizes_of(source, request)))
     if not source.weights:
         fix = "set load_checkpoint (or model.model_config.checkpoint_name_or_path), or give --load-checkpoint."
         found.append(ConfigError("load_checkpoint", "there are no weights to export.", fix=fix))
@@ -129,7 +132,9 @@ def with_text(verification: dict[str, Any], words: LlamaTokenizer | None) -> dic
     return {**verification, "prompt": PROMPT, "text": words.decode(tokens[0])}
 
 
-def verify_export(folder: Path, *, context: ContextSection, progress: Progress | None = None) -> dict[str, Any]:
+def verify_export(
+    folder: Path, *, context: ContextSection, key_file: Path | None = None, progress: Progress | None = None
+) -> dict[str, Any]:
     """Compare what an export directory holds with what its model said; its ranks are those of this job.
 
     Raises:
@@ -144,4 +149,4 @@ def verify_export(folder: Path, *, context: ContextSection, progress: Progress |
     except ClusterError as error:
         fix = f"codellama launch --ranks {layout.ranks} -- export --verify-only {folder}"
         raise ClusterError(folder / MANIFEST, f"is of {layout.ranks} ranks that run together; this process is none.", fix=fix) from error
-    return verify_again(folder, comm=join(layout), context=context, progress=progress)
+    return verify_again(folder, comm=join(layout), context=context, key_file=key_file, progress=progress)
