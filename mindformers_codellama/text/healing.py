@@ -21,22 +21,18 @@ class PieceIndex:
     """The pieces that stand for text, found by their bytes.
 
     Args:
-        tokenizer: its control, unknown, infilling and byte pieces are left out; those of bytes that are no character of
-            their own stand in `bytes_of` alone.
+        tokenizer: its control, unknown and infilling pieces are left out.
     """
 
     def __init__(self, tokenizer: LlamaTokenizer) -> None:
         processor = tokenizer.join_rules().processor
         marks = {tokenizer.prefix_id, tokenizer.suffix_id, tokenizer.middle_id, tokenizer.eot_id}
         self.bytes_of: dict[int, bytes] = {}
-        self.whole: set[int] = set()
-        """Pieces of whole characters."""
         for index in range(tokenizer.vocab_size):
             if processor.is_byte(index):
                 self.bytes_of[index] = bytes([int(processor.id_to_piece(index)[3:5], 16)])
             elif not (processor.is_control(index) or processor.is_unknown(index) or processor.is_unused(index) or index in marks):
                 self.bytes_of[index] = str(processor.id_to_piece(index)).replace(SPACE_PIECE, " ").encode()
-                self.whole.add(index)
         self._ids: dict[bytes, list[int]] = defaultdict(list)
         for index, content in self.bytes_of.items():
             self._ids[content].append(index)
@@ -72,8 +68,8 @@ def piece_index(tokenizer: LlamaTokenizer) -> PieceIndex:
 def take_off(tokenizer: LlamaTokenizer, ids: Sequence[int]) -> tuple[list[int], str]:
     """A prefix without the last tokens whose text a longer piece begins with, and that text.
 
-    As many tokens as one piece could replace are taken off; never a part of a character, and nothing across a byte piece such as
-    the line end.
+    As many tokens as one piece could replace are taken off. That is never a part of a character, for a piece begins with none; and
+    no line end where no piece holds one, as in Llama's files.
 
     Args:
         tokenizer: of the ids.
@@ -87,7 +83,7 @@ def take_off(tokenizer: LlamaTokenizer, ids: Sequence[int]) -> tuple[list[int], 
     taken, best = b"", 0
     for count in range(1, len(ids) + 1):
         token = ids[-count]
-        if token not in index.whole:
+        if token not in index.bytes_of:
             break
         taken = index.bytes_of[token] + taken
         if len(taken) >= index.longest:

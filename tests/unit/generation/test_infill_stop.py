@@ -15,6 +15,7 @@ from mindformers_codellama.text.auto import AutoTokenizer
 from mindformers_codellama.text.brackets import BracketReader
 from mindformers_codellama.text.healing import take_off
 from mindformers_codellama.text.infilling import join_parts, prefix_ids
+from mindformers_codellama.text.special import AddedToken
 
 TINY = AutoTokenizer.from_pretrained("codellama_tiny")
 EOT = TINY.eot_id
@@ -33,8 +34,14 @@ def answered(text: str, rule: AnswerRule, *, ids: list[int] | None = None, **opt
 
 
 def middle(prefix: str, written: str, suffix: str, until: str = "block", comment: str = "#") -> str:
-    stop = infill_stop(prefix, suffix, until=until, comment=comment)
-    return answered(written, AnswerRule(stop=stop, apart=True))[0]
+    """What is kept, the same whether it comes in the model's pieces or character by character."""
+    single = [token for char in written for token in TINY.encode_infilling(char)]
+    kept = {
+        answered(written, AnswerRule(stop=infill_stop(prefix, suffix, until=until, comment=comment), apart=True), ids=ids)[0]
+        for ids in (None, single)
+    }
+    assert len(kept) == 1
+    return kept.pop()
 
 
 @pytest.mark.parametrize(
@@ -127,6 +134,16 @@ def test_the_text_of_a_middle_is_decode_infilling_with_every_leading_space(writt
     text, _, reason, new = answered("", AnswerRule(apart=True), ids=ids)
     assert text == TINY.decode_infilling(ids) == written
     assert (reason, new) == ("eos", [*ids, EOT])
+
+
+def test_a_middle_keeps_its_leading_space_where_the_prompt_has_no_text():
+    """The plain rule reads it as the beginning of a text, as Hugging Face does, and drops the space."""
+    tokenizer = AutoTokenizer.from_pretrained("codellama_tiny", added_tokens=[AddedToken("<end of prompt>")])
+    decoder = ScriptedDecoder(len(tokenizer), [tokenizer.encode_infilling(" a b")], after=EOT)
+    config = GenerationConfig(max_new_tokens=9, eos_token_ids=(EOT,))
+    prompts = [[1, tokenizer.convert_tokens_to_ids("<end of prompt>")]]
+    assert generate_rows(decoder, prompts, config, tokenizer=tokenizer, rules=[AnswerRule(apart=True)]).texts == [" a b"]
+    assert generate_rows(decoder, prompts, config, tokenizer=tokenizer).texts == ["a b"]
 
 
 @pytest.mark.parametrize("seed", range(4))

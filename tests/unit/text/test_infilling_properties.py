@@ -168,6 +168,9 @@ def test_places_and_marks_are_read_or_refused():
     assert parse_place("a.py:3") is None
     with pytest.raises(ConfigError, match=r"f:3:1: there is no line 3. Fix: write a line from 1 to 2"):
         hole_at("a\nb", Place("f", 3, 1))
+    assert hole_at("a\r\nb", Place("f", 1, 2)) == Hole("a", "\r\nb")
+    with pytest.raises(ConfigError, match="line 1 has no column 3. Fix: write a column from 1 to 2"):
+        hole_at("a\r\nb", Place("f", 1, 3))
     assert split_marks("a<FILL>b<FILL>") == ["a", "b", ""]
     with pytest.raises(ConfigError, match="has no mark @@"):
         split_marks("a<FILL>", "@@")
