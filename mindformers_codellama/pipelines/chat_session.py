@@ -10,7 +10,7 @@ from mindformers_codellama.errors import GenerationError
 from mindformers_codellama.generation.loop import Listeners, generate_rows
 from mindformers_codellama.generation.protocol import Decoder
 from mindformers_codellama.generation.result import GenerationResult
-from mindformers_codellama.text.chat import USER, Message, chat_ids, chat_style, style_stop_ids
+from mindformers_codellama.text.chat import USER, Message, chat_style, fitting_chat_ids, style_stop_ids
 from mindformers_codellama.text.tokenizer import LlamaTokenizer
 
 logger = logging.getLogger(__name__)
@@ -81,20 +81,12 @@ class ChatSession:
         """Ids of the conversation; the oldest turns are forgotten when they leave too little room."""
         wanted = self.config.max_new_tokens or max(1, self.decoder.max_length // 4)
         room = self.decoder.max_length - min(wanted, self.decoder.max_length // 2)
-        forgotten = 0
-        while True:
-            ids = chat_ids(self.tokenizer, self._messages(self.history[forgotten:], question), self.style)
-            if len(ids) <= room or forgotten == len(self.history):
-                break
-            forgotten += 2
+        system = [Message("system", self.system)] if self.system else []
+        ids, forgotten = fitting_chat_ids(self.tokenizer, [*system, *self.history, Message("user", question)], self.style, room)
         if len(ids) >= self.decoder.max_length:
             problem = f"is {len(ids)} tokens long with its prompt, the model has {self.decoder.max_length} positions."
             raise GenerationError("question", problem, fix="ask something shorter.")
         if forgotten:
-            logger.warning("the oldest %d turns no longer fit %d positions and are forgotten.", forgotten // 2, self.decoder.max_length)
-            del self.history[:forgotten]
+            logger.warning("the oldest %d turns no longer fit %d positions and are forgotten.", forgotten, self.decoder.max_length)
+            del self.history[: 2 * forgotten]
         return ids
-
-    def _messages(self, history: list[Message], question: str) -> list[Message]:
-        system = [Message("system", self.system)] if self.system else []
-        return [*system, *history, Message("user", question)]

@@ -191,6 +191,33 @@ def chat_ids(tokenizer: LlamaTokenizer, messages: Sequence[Message], style: str,
     return chosen.build(tokenizer, system, turns, question)
 
 
+def fitting_chat_ids(tokenizer: LlamaTokenizer, messages: Sequence[Message], style: str, room: int) -> tuple[list[int], int]:
+    """The ids of `chat_ids` without the oldest turns, as many as have to go; a question goes with its answer.
+
+    The system text and the last question stay, even when they alone are longer than `room`.
+
+    Args:
+        tokenizer: of the model.
+        messages: as in `chat_ids`.
+        style: as in `chat_ids`.
+        room: most ids wanted.
+
+    Returns:
+        The ids, and the number of turns left out.
+
+    Raises:
+        GenerationError: as `chat_ids`; all messages are checked, those left out too.
+    """
+    ids = chat_ids(tokenizer, messages, style)
+    first = int(messages[0].role == "system")
+    turns = (len(messages) - first - 1) // 2
+    left_out = 0
+    while len(ids) > room and left_out < turns:
+        left_out += 1
+        ids = chat_ids(tokenizer, [*messages[:first], *messages[first + 2 * left_out :]], style)
+    return ids, left_out
+
+
 def style_stop_ids(tokenizer: LlamaTokenizer, style: str) -> tuple[int, ...]:
     """Ids that end an answer in this style."""
     if style == "codellama-70b":

@@ -8,6 +8,7 @@ from mindformers_codellama.errors import GenerationError
 from mindformers_codellama.pipelines.chat_session import ChatSession
 from mindformers_codellama.text.auto import AutoTokenizer
 from mindformers_codellama.text.chat import Message, chat_ids
+from mindformers_codellama.text.special import AddedToken
 
 
 class Parrot:
@@ -122,3 +123,19 @@ def test_beam_search_answers_without_streaming(tokenizer):
 
     chat = ChatSession(Wide(tokenizer, " ok"), tokenizer, GenerationConfig(num_beams=2, max_new_tokens=9), style="llama2")
     assert chat.ask("How?", on_text=print).texts == [" ok"]
+
+
+def test_answers_of_70b_are_remembered_with_their_destination_and_the_system_text_outlives_old_turns():
+    tokenizer = AutoTokenizer.from_pretrained("codellama_tiny", added_tokens=[AddedToken("<step>")])
+    decoder = Parrot(tokenizer, "fine", 120)
+    decoder.vocab_size = len(tokenizer)
+    chat = ChatSession(decoder, tokenizer, GenerationConfig(max_new_tokens=20), style="codellama-70b", system="Be brief.")
+    for number in range(4):
+        chat.ask(f"Question {number}?")
+    turns = [Message("user", "Question 0?"), Message("assistant", "fine", "user"), Message("user", "Question 1?")]
+    assert decoder.prompts[1] == chat_ids(tokenizer, [Message("system", "Be brief."), *turns], "codellama-70b")
+    last = tokenizer.decode_pieces(decoder.prompts[3])
+    assert "Be brief." in last
+    assert "Question 3" in last
+    assert "Question 0" not in last
+    assert all(len(prompt) <= 100 for prompt in decoder.prompts)

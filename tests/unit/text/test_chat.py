@@ -9,7 +9,7 @@ from mindformers_codellama.data.conversation import Conversation, to_conversatio
 from mindformers_codellama.data.encode import IGNORE, encode_conversation
 from mindformers_codellama.data.template import open_template
 from mindformers_codellama.errors import CodeLlamaError, GenerationError
-from mindformers_codellama.text.chat import CHAT_STYLES, Message, chat_ids, style_stop_ids
+from mindformers_codellama.text.chat import CHAT_STYLES, Message, chat_ids, fitting_chat_ids, style_stop_ids
 from mindformers_codellama.text.special import AddedToken
 from mindformers_codellama.text.tokenizer import LlamaTokenizer
 
@@ -138,3 +138,21 @@ def test_an_unknown_style_names_the_known_ones_and_input_belongs_to_alpaca(token
         chat_ids(tokenizer, says("a"), "chatml")
     with pytest.raises(GenerationError, match="style vicuna has no input"):
         chat_ids(tokenizer, says("a"), "vicuna", input_text="x")
+
+
+@pytest.mark.parametrize("system", [None, "Be brief."])
+@pytest.mark.parametrize("style", ["llama2", "codellama-70b", "vicuna"])
+def test_a_conversation_too_long_loses_its_oldest_whole_turns_and_nothing_else(stepping, style, system):
+    contents = [f"words of turn {number}" for number in range(9)]
+    whole = chat_ids(stepping, says(*contents, system=system), style)
+    shorter = [chat_ids(stepping, says(*contents[first:], system=system), style) for first in range(0, 9, 2)]
+    for room in range(1, len(whole) + 2):
+        ids, left_out = fitting_chat_ids(stepping, says(*contents, system=system), style, room)
+        assert ids == shorter[left_out]
+        assert len(ids) <= room or left_out == 4
+        assert left_out == 0 or len(shorter[left_out - 1]) > room
+
+
+def test_a_tag_in_a_turn_that_would_be_left_out_is_refused_all_the_same(tokenizer):
+    with pytest.raises(GenerationError, match="special tag"):
+        fitting_chat_ids(tokenizer, says("[INST]", "a", "b"), "llama2", 5)
