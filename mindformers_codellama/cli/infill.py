@@ -192,13 +192,12 @@ def infill_options(arguments: argparse.Namespace, target: Target) -> InfillOptio
         DataError: a `--context` file that is missing or no text.
     """
     from mindformers_codellama.pipelines.infilling import InfillOptions
-    from mindformers_codellama.text.infilling_fit import Snippet
 
     return InfillOptions(
         suffix_first=ORDERS[arguments.order],
         until=arguments.until,
         heal=arguments.heal,
-        context=tuple(Snippet(name, read_text(name)) for name in arguments.context),
+        context=[(name, read_text(name)) for name in arguments.context],
         path=str(target.path or ""),
     )
 

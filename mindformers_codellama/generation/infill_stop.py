@@ -27,9 +27,14 @@ def infill_stop(prefix: str, suffix: str, *, until: str, comment: str = "#") -> 
     Raises:
         GenerationError: another word.
     """
+    require_until(until)
+    return None if until == "eot" else InfillStop(prefix, suffix, line=until == "line", comment=comment)
+
+
+def require_until(until: str) -> None:
+    """`GenerationError` for a word that is not in `UNTIL`."""
     if until not in UNTIL:
         raise GenerationError("until", f"got {until!r}.", fix=f"write one of {', '.join(UNTIL)}.")
-    return None if until == "eot" else InfillStop(prefix, suffix, line=until == "line", comment=comment)
 
 
 class InfillStop:

@@ -107,13 +107,11 @@ class CausalLM:
         Raises:
             GenerationError: a model that cannot infill, with the reason and those that can; or as `generate`.
         """
-        from mindformers_codellama.pipelines.infilling import InfillOptions, infill_once  # which builds on this module
+        from mindformers_codellama.pipelines.infilling import infill_once  # which builds on this module
         from mindformers_codellama.text.holes import Hole
-        from mindformers_codellama.text.infilling_fit import Snippet
 
-        snippets = tuple(Snippet(*entry) for entry in context)
-        infill = InfillOptions(suffix_first=suffix_first, until=until, heal=heal, context=snippets)
-        return infill_once(self, tokenizer, Hole(prefix, suffix), infill, **options)
+        asked = {"suffix_first": suffix_first, "until": until, "heal": heal, "context": context}
+        return infill_once(self, tokenizer, Hole(prefix, suffix), **asked, **options)
 
 
 def token_rows(input_ids: Any) -> list[NDArray[np.int64]]:

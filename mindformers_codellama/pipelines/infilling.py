@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 from mindformers_codellama.config.generation import OPTION_NAMES, GenerationConfig
 from mindformers_codellama.errors import GenerationError
-from mindformers_codellama.generation.infill_stop import infill_stop
+from mindformers_codellama.generation.infill_stop import infill_stop, require_until
 from mindformers_codellama.generation.loop import Listeners
 from mindformers_codellama.generation.protocol import OnText
 from mindformers_codellama.generation.result import GenerationResult, GenerationStats, joined
@@ -31,7 +31,11 @@ MIDDLE_LENGTH = 128
 
 @dataclass(frozen=True, kw_only=True)
 class InfillOptions:
-    """How a middle is asked for and where it ends."""
+    """How a middle is asked for and where it ends.
+
+    Raises:
+        GenerationError: another word for `until`, or a context that is not pairs of path and text.
+    """
 
     suffix_first: bool | None = None
     """Order SPM; None chooses by the cursor."""
@@ -39,10 +43,21 @@ class InfillOptions:
     """`eot`, `line` or `block`, see `generation.infill_stop`."""
     heal: bool = True
     """Take off the end of a prefix that ends inside a token."""
-    context: tuple[Snippet, ...] = ()
-    """Parts of other files, the most helpful first."""
+    context: Sequence[tuple[str, str]] = ()
+    """(path, text) of other files, the most helpful first."""
     path: str = ""
     """File of the cursor; its ending chooses the comment mark."""
+
+    def __post_init__(self) -> None:
+        require_until(self.until)
+        for entry in self.context:
+            if isinstance(entry, str) or len(entry) != 2 or not all(isinstance(text, str) for text in entry):
+                raise GenerationError("context", f"must be pairs of path and text, got {entry!r}.", fix='write [("path", "text")].')
+
+    @property
+    def snippets(self) -> list[Snippet]:
+        """The context as the prompt takes it."""
+        return [Snippet(*entry) for entry in self.context]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,7 +87,7 @@ class InfillingPipeline:
         tokenizer: of the model.
         batch_size: cursors answered at once.
         name: registry name of the model, where it is known.
-        options: generation options that hold for every call, in our names or MindFormers'.
+        options: fields of `InfillOptions`, and generation options in our names or MindFormers', that hold for every call.
 
     Raises:
         GenerationError: a model that cannot infill, with the reason and those that can; an unknown option; beam search.
@@ -86,6 +101,7 @@ class InfillingPipeline:
         self.tokenizer = tokenizer
         self.batch_size = batch_size
         # the model's own limits are those of answers and count the prompt; a middle has its own
+        self.infill, options = split_options(InfillOptions(), options)
         self.generation = self._updated(replace(model.generation, max_new_tokens=None), options)
         self.stats: GenerationStats | None = None
         """Speed of the last call."""
@@ -95,7 +111,6 @@ class InfillingPipeline:
         inputs: Any,
         *,
         mark: str = FILL_MARK,
-        infill: InfillOptions | None = None,
         batch_size: int | None = None,
         on_text: OnText | None = None,
         **options: Any,
@@ -106,10 +121,9 @@ class InfillingPipeline:
             inputs: a text with one or several marks; a pair `(prefix, suffix)`; `{"prefix": ..., "suffix": ...}`; or a list of
                 these. A text with several marks is filled in from the first to the last, each seeing the ones before.
             mark: what stands where something is missing.
-            infill: how to ask.
             batch_size: cursors at once, instead of the pipeline's.
             on_text: called with (number of the input, new text) while it is made.
-            options: generation options, in our names or MindFormers'.
+            options: fields of `InfillOptions` and generation options, instead of the pipeline's.
 
         Returns:
             Per input `infilling_text` (the whole text), `middles` and `finish_reasons` (one per cursor).
@@ -120,6 +134,7 @@ class InfillingPipeline:
         """
         alone = isinstance(inputs, (str, Mapping, Hole)) or _is_pair(inputs)
         texts = [read_input(entry, mark) for entry in ([inputs] if alone else list(inputs))]
+        infill, options = split_options(self.infill, options)
         config = self._updated(self.generation, options)
         done = self.fill(texts, infill, config, batch_size=batch_size, listeners=Listeners(on_text=on_text))
         return [
@@ -130,7 +145,7 @@ class InfillingPipeline:
     def fill(
         self,
         texts: Sequence[Sequence[str]],
-        infill: InfillOptions | None,
+        infill: InfillOptions,
         config: GenerationConfig,
         *,
         batch_size: int | None = None,
@@ -173,7 +188,7 @@ class InfillingPipeline:
     def run(
         self,
         holes: Sequence[Hole],
-        infill: InfillOptions | None,
+        infill: InfillOptions,
         config: GenerationConfig,
         *,
         batch_size: int | None = None,
@@ -183,7 +198,7 @@ class InfillingPipeline:
 
         Args:
             holes: at least one cursor.
-            infill: how to ask; None takes the defaults.
+            infill: how to ask.
             config: every generation option; `eot` is added to its end tokens.
             batch_size: cursors at once, instead of the pipeline's.
             listeners: hear middles while they are made; text has LF line ends and no healed text.
@@ -191,7 +206,6 @@ class InfillingPipeline:
         Raises:
             GenerationError, TokenizerError: as `generation.loop.generate_rows`.
         """
-        infill = infill or InfillOptions()
         room = self.model.decoder(use_past=config.use_past).max_length
         longest = config.max_new_tokens or max(1, min(MIDDLE_LENGTH, room // 2))
         ends = dict.fromkeys((infilling_pieces(self.tokenizer).end, *config.eos_token_ids))
@@ -219,7 +233,7 @@ class InfillingPipeline:
 
     def prompt(self, hole: Hole, infill: InfillOptions, room: int) -> InfillingPrompt:
         """What the model reads for a cursor, in at most `room` ids."""
-        order, others = infill.suffix_first, infill.context
+        order, others = infill.suffix_first, infill.snippets
         return infilling_prompt(self.tokenizer, *hole, suffix_first=order, heal=infill.heal, room=room, context=others)
 
     def _rule(self, prompt: InfillingPrompt, infill: InfillOptions) -> AnswerRule:
@@ -236,6 +250,13 @@ class InfillingPipeline:
         if config.num_beams > 1:
             raise GenerationError("num_beams", f"got {config.num_beams}; infilling has no beam search.", fix="use num_beams 1.")
         return config
+
+
+def split_options(base: InfillOptions, options: Mapping[str, Any]) -> tuple[InfillOptions, dict[str, Any]]:
+    """`base` with the fields that are among the options, and the other options."""
+    own = {field.name for field in fields(InfillOptions)}
+    infill = replace(base, **{name: value for name, value in options.items() if name in own})
+    return infill, {name: value for name, value in options.items() if name not in own}
 
 
 def read_input(entry: Any, mark: str) -> list[str]:
@@ -265,7 +286,7 @@ def _renumbered(on_text: OnText | None, rows: Sequence[int]) -> OnText | None:
     return None if on_text is None else lambda row, piece: on_text(rows[row], piece)
 
 
-def infill_once(model: CausalLM, tokenizer: LlamaTokenizer | None, hole: Hole, infill: InfillOptions, **options: Any) -> str:
+def infill_once(model: CausalLM, tokenizer: LlamaTokenizer | None, hole: Hole, **options: Any) -> str:
     """The middle of one cursor; `CausalLM.infill` in a line.
 
     Raises:
@@ -274,4 +295,4 @@ def infill_once(model: CausalLM, tokenizer: LlamaTokenizer | None, hole: Hole, i
     if tokenizer is None:
         raise GenerationError("tokenizer", "infilling needs a tokenizer.", fix="pass tokenizer=AutoTokenizer.from_pretrained(...).")
     pipe = InfillingPipeline(model, tokenizer, **options)
-    return pipe.run([hole], infill, pipe.generation)[0][0].middle
+    return pipe.run([hole], pipe.infill, pipe.generation)[0][0].middle

@@ -7,6 +7,7 @@ nothing around the cursor changes. Whether a middle is any good needs a trained 
 import io
 import json
 import shutil
+from contextlib import nullcontext
 
 import pytest
 from generation_case import answers
@@ -105,15 +106,13 @@ def test_healing_begins_at_the_cursor(reuse, folder, source, capsys):
     assert record["text"] == "impor" + middle["middle"] + "\n"
 
 
-def test_pipeline_and_model_give_the_same_middle(folder, theirs, tokenizer, reuse):
+def test_pipeline_and_model_give_the_same_middle(folder, theirs, tokenizer):
     wanted, _ = middle_of(theirs, tokenizer, "x = [", "]\n", suffix_first=False)
     model = mindformers_codellama.LlamaForCausalLM.from_pretrained(folder)
     options = {"until": "eot", "heal": False, "max_new_tokens": NEW}
     assert model.infill("x = [", "]\n", tokenizer=tokenizer, **options) == wanted
-    from mindformers_codellama.pipelines.infilling import InfillOptions
-
-    pipe = mindformers_codellama.pipeline("infilling", model=model, tokenizer=tokenizer, max_new_tokens=NEW)
-    assert pipe("x = [<FILL>]\n", infill=InfillOptions(until="eot", heal=False))[0]["infilling_text"] == f"x = [{wanted}]\n"
+    pipe = mindformers_codellama.pipeline("infilling", model=model, tokenizer=tokenizer, until="eot", max_new_tokens=NEW)
+    assert pipe("x = [<FILL>]\n", heal=False)[0]["infilling_text"] == f"x = [{wanted}]\n"
 
 
 def test_a_model_that_cannot_infill_is_refused_by_the_name_of_its_directory(folder, tmp_path, source, capsys):
@@ -159,3 +158,12 @@ def test_a_file_that_was_changed_meanwhile_is_left_alone(reuse, folder, source, 
     assert code == 4
     assert "was changed while the model wrote" in err
     assert source.read_bytes() == b"new"
+
+
+def test_ctrl_c_ends_with_its_code_and_writes_nothing(reuse, folder, source, capsys, monkeypatch):
+    asked = iter([False, False, True])
+    monkeypatch.setattr("mindformers_codellama.cli.infill.stopping_on_interrupt", lambda: nullcontext(lambda: next(asked)))
+    code, _, err = infill(capsys, folder, *plain("app.py:4:5", "--in-place"))
+    assert (code, err.endswith("codellama: stopped.\n")) == (130, True)
+    assert source.read_bytes() == SOURCE.encode()
+    assert not source.with_name("app.py.bak").exists()

@@ -58,8 +58,7 @@ class Model(CausalLM):
         return self.writer
 
 
-def plain(**options) -> InfillOptions:
-    return InfillOptions(**{"heal": False, "until": "eot", **options})
+PLAIN = {"heal": False, "until": "eot"}
 
 
 @pytest.mark.parametrize("suffix_first", [False, True])
@@ -82,7 +81,7 @@ def test_the_order_is_chosen_by_the_cursor():
 def test_texts_with_marks_are_filled_from_the_first_to_the_last():
     model = Model("a, b", "other", "a + b")
     pipe = InfillingPipeline(model, TINY, batch_size=2)
-    found = pipe(["def f(<FILL>):\n    return <FILL>\n", "x<FILL>"], infill=plain(suffix_first=False))
+    found = pipe(["def f(<FILL>):\n    return <FILL>\n", "x<FILL>"], suffix_first=False, **PLAIN)
     assert found[0] == {
         "infilling_text": "def f(a, b):\n    return a + b\n",
         "middles": ["a, b", "a + b"],
@@ -96,14 +95,14 @@ def test_texts_with_marks_are_filled_from_the_first_to_the_last():
 
 def test_every_form_of_input_is_taken():
     for given in ("a<FILL>b", ("a", "b"), {"prefix": "a", "suffix": "b"}, Hole("a", "b"), ["a<FILL>b"], [["a", "b"]]):
-        assert InfillingPipeline(Model("-"), TINY)(given, infill=plain())[0]["infilling_text"] == "a-b"
-    assert InfillingPipeline(Model("-"), TINY)("a@@b", mark="@@", infill=plain())[0]["middles"] == ["-"]
+        assert InfillingPipeline(Model("-"), TINY)(given, **PLAIN)[0]["infilling_text"] == "a-b"
+    assert InfillingPipeline(Model("-"), TINY)("a@@b", mark="@@", **PLAIN)[0]["middles"] == ["-"]
     assert InfillingPipeline(Model(), TINY)([]) == []
 
 
 def test_cr_lf_texts_get_cr_lf_and_the_model_sees_lf():
     model = Model("b\nc")
-    text = InfillingPipeline(model, TINY)("a\r\n<FILL>\r\nd", infill=plain(suffix_first=False))[0]["infilling_text"]
+    text = InfillingPipeline(model, TINY)("a\r\n<FILL>\r\nd", suffix_first=False, **PLAIN)[0]["infilling_text"]
     assert text == "a\r\nb\r\nc\r\nd"
     assert model.writer.prompts == [infilling_prompt_ids(TINY, "a\n", "\nd")]
 
@@ -123,14 +122,14 @@ def test_a_healed_middle_begins_at_the_cursor():
 def test_a_long_file_is_trimmed_to_leave_room_for_the_middle(caplog):
     model = Model("x" * 10, max_length=100)
     with caplog.at_level(logging.INFO):
-        InfillingPipeline(model, TINY, max_new_tokens=30)([("a = 1\n" * 100, "b = 2\n" * 100)], infill=plain())
+        InfillingPipeline(model, TINY, max_new_tokens=30)([("a = 1\n" * 100, "b = 2\n" * 100)], **PLAIN)
     assert len(model.writer.prompts[0]) <= 70
     assert "1 of 1 cursors: the model sees the part of the text nearest to it" in caplog.text
 
 
 def test_the_length_of_a_middle_is_its_own_and_not_the_models():
     model = Model("x\n" * 400, max_length=256)
-    found = InfillingPipeline(model, TINY)("a<FILL>b", infill=plain())
+    found = InfillingPipeline(model, TINY)("a<FILL>b", **PLAIN)
     assert found[0]["finish_reasons"] == ["length"]
     assert TINY.encode_infilling(found[0]["middles"][0]) == TINY.encode_infilling("x\n" * 400)[:128]
 
@@ -140,7 +139,7 @@ def test_other_files_and_their_language_reach_the_prompt():
     pipe = InfillingPipeline(model, TINY)
     middle = Model("a // )").infill("f(", ")", tokenizer=TINY, context=[("b.js", "let c")], heal=False)
     assert middle == "a // ", "without a path # is the comment mark, so the bracket is one"
-    pipe(("f(", ")"), infill=InfillOptions(context=(("b.js", "let c"),), path="a.js"))
+    pipe(("f(", ")"), context=[("b.js", "let c")], path="a.js")
     assert "// b.js\nlet c\n" in TINY.decode_pieces(model.writer.prompts[0])
 
 
@@ -148,7 +147,7 @@ def test_a_cancelled_middle_ends_the_request():
     asked = iter([False, False, True])
     pipe = InfillingPipeline(Model("one two three four"), TINY)
     listeners = Listeners(should_stop=lambda: next(asked))
-    [found] = pipe.fill([["a", "b", "c"]], plain(), pipe.generation, listeners=listeners)
+    [found] = pipe.fill([["a", "b", "c"]], InfillOptions(**PLAIN), pipe.generation, listeners=listeners)
     assert [one.finish_reason for one in found] == ["cancelled"]
 
 
@@ -174,6 +173,7 @@ def test_a_model_that_cannot_infill_is_refused_by_name_and_by_sizes(name):
         (GenerationError, "did you mean max_new_tokens", lambda: Model().infill("a", "b", tokenizer=TINY, max_new_token=2)),
         (GenerationError, "room for 0", lambda: Model().infill("a", "b", tokenizer=TINY, max_new_tokens=256)),
         (GenerationError, "until: got 'x'", lambda: Model().infill("a", "b", tokenizer=TINY, until="x")),
+        (GenerationError, "context: must be pairs", lambda: Model().infill("a", "b", tokenizer=TINY, context=["a.py"])),
         (GenerationError, "must be a text, or a prefix and a suffix, got int", lambda: InfillingPipeline(Model(), TINY)([3])),
         (GenerationError, "has the key 'sufix'", lambda: InfillingPipeline(Model(), TINY)({"prefix": "a", "sufix": "b"})),
         (ConfigError, "text: has no mark <FILL>", lambda: InfillingPipeline(Model(), TINY)("a")),
