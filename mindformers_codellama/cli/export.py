@@ -155,9 +155,8 @@ def request_of(source: Source, arguments: argparse.Namespace) -> ExportRequest:
 
 def export(source: Source, request: ExportRequest, arguments: argparse.Namespace) -> int:
     """Do it and say what was done; of several ranks the first one says it."""
-    from mindformers_codellama.checkpoint.files import require_space
     from mindformers_codellama.errors import raise_all
-    from mindformers_codellama.export.write import STAGE, refuse_existing_export
+    from mindformers_codellama.export.write import check_place
     from mindformers_codellama.mindir.key import read_key
     from mindformers_codellama.pipelines.export_model import check, export_source, sizes_of
 
@@ -166,8 +165,7 @@ def export(source: Source, request: ExportRequest, arguments: argparse.Namespace
     raise_all(check(source, request))
     sizes = sizes_of(source, request)
     if arguments.dry_run:
-        refuse_existing_export(request.folder, force=request.force)
-        require_space(request.folder / STAGE, sizes.disk)
+        check_place(request.folder, sizes, force=request.force)
         print(json.dumps(plan(source, request, sizes), indent=2) if arguments.json else plan_text(plan(source, request, sizes)))
         return 0
     with bar(arguments, sizes.weights * (3 if request.verify and not request.single else 2)) as tell:

@@ -8,6 +8,7 @@ import logging
 import shutil
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -29,10 +30,9 @@ from mindformers_codellama.export.write import (
     Progress,
     RankOutput,
     build_manifest,
-    finish,
+    check_place,
     make_stage,
     move_out,
-    refuse_existing_export,
     remove_old,
     write_rank,
 )
@@ -85,28 +85,28 @@ def export_network(
     """
     started = time.perf_counter()
     others = None if comm.is_alone else comm
-    folder, first = request.folder, comm.rank == 0
-    together(others, lambda: refuse_existing_export(folder, force=request.force), doing=BUILDING)
-    stage = together(others, lambda: make_stage(folder, sizes) if first else folder / STAGE, doing=BUILDING)
+    folder = request.folder
+    together(others, lambda: check_place(folder, sizes, force=request.force), doing=BUILDING)
     try:
-        return _export(build, request, stage, comm, context, progress, started)
+        return _export(build, request, comm, context, progress, started)
     finally:
-        if first:
-            shutil.rmtree(stage, ignore_errors=True)
+        # on every rank: machines may have disks of their own
+        shutil.rmtree(folder / STAGE, ignore_errors=True)
+        with suppress(OSError):
+            folder.rmdir()  # only if it is empty
 
 
 def _export(
     build: Callable[[], LlamaNetwork],
     request: ExportRequest,
-    stage: Path,
     comm: Comm,
     context: ContextSection,
     progress: Progress | None,
     started: float,
 ) -> ExportReport:
-    """Everything between an empty stage and the final names."""
-    others, first = None if comm.is_alone else comm, comm.rank == 0
-    config, reference, output = _ask_and_write(build, request, stage, comm, progress)
+    """Everything between the checks and the final names."""
+    others, first, stage = None if comm.is_alone else comm, comm.rank == 0, request.folder / STAGE
+    config, reference, output = _ask_and_write(build, request, comm, progress)
     gc.collect()
     record = together(others, lambda: write_reference(stage / REFERENCE, reference) if reference and first else None, doing=WRITING)
     outputs = gather(others, output, doing=WRITING)
@@ -114,14 +114,14 @@ def _export(
     found: dict[str, Any] = {"verified": False, "reason": NOT_VERIFIED}
     manifest = build_manifest(config, request, outputs, found, record)
     if reference is not None:
-        together(others, lambda: _write_first(stage, manifest, first), doing=WRITING)
+        _write_seen(stage, manifest, comm)
         found = _verify(stage, manifest, comm, context, reference, progress, request.key_file)
     manifest = dataclasses.replace(manifest, verification=found)
     return _name_files(request, stage, manifest, comm, started)
 
 
 def _ask_and_write(
-    build: Callable[[], LlamaNetwork], request: ExportRequest, stage: Path, comm: Comm, progress: Progress | None
+    build: Callable[[], LlamaNetwork], request: ExportRequest, comm: Comm, progress: Progress | None
 ) -> tuple[ModelConfig, Reference | None, RankOutput]:
     """All that needs the network, which ends with this function."""
     network = build()
@@ -132,8 +132,10 @@ def _ask_and_write(
         reference = run_reference(MindSporeDecoder(network), ids_BT, lengths_B)
     if integers is not None:
         integers.put_in()
-    write = partial(write_rank, network, request, stage, comm.rank, progress=progress)
-    output = together(None if comm.is_alone else comm, write, doing=WRITING)
+    others = None if comm.is_alone else comm
+    together(others, lambda: make_stage(request.folder) if comm.rank == 0 else None, doing=WRITING)
+    write = partial(write_rank, network, request, request.folder / STAGE, comm.rank, progress=progress)
+    output = together(others, write, doing=WRITING)
     let_go(network)
     return network.config, reference, output
 
@@ -144,9 +146,11 @@ def let_go(network: LlamaNetwork) -> None:
         parameter.set_data(ms.Tensor(np.zeros(1, np.float32)).astype(parameter.dtype), slice_shape=True)
 
 
-def _write_first(stage: Path, manifest: ExportManifest, first: bool) -> None:
-    if first:
-        write_export_manifest(stage, manifest)
+def _write_seen(folder: Path, manifest: ExportManifest, comm: Comm) -> None:
+    """Write the manifest once on every disk: rank 0 first, then whoever does not see it."""
+    others = None if comm.is_alone else comm
+    together(others, lambda: write_export_manifest(folder, manifest) if comm.rank == 0 else None, doing=WRITING)
+    together(others, lambda: None if (folder / MANIFEST).is_file() else write_export_manifest(folder, manifest), doing=WRITING)
 
 
 def _verify(  # noqa: PLR0913 - all of them differ from call to call
@@ -180,10 +184,10 @@ def _name_files(request: ExportRequest, stage: Path, manifest: ExportManifest, c
         group=GROUPS[request.target] if manifest.group else "",
         target=request.target,
     )
-    together(others, lambda: remove_old(folder) if first else None, doing=MOVING)
+    together(others, lambda: remove_old(folder), doing=MOVING)
     own = [*manifest.rank_files(comm.rank), *([manifest.reference] if first and manifest.reference else [])]
     together(others, lambda: move_out(stage, folder, own), doing=MOVING)
-    together(others, lambda: str(finish(folder, manifest)) if first else "", doing=MOVING)
+    _write_seen(folder, manifest, comm)
     seen: set[str] = set()
     files: dict[str, int] = {}
     for record in manifest.files:

@@ -39,7 +39,6 @@ from mindformers_codellama.mindir.manifest import (
     Graph,
     KVCache,
     graph_files,
-    write_export_manifest,
 )
 from mindformers_codellama.mindir.protocol import Signature
 from mindformers_codellama.model.llama import LlamaNetwork
@@ -222,14 +221,23 @@ def kv_cache(config: ModelConfig, request: ExportRequest) -> KVCache:
     return KVCache(layout=STATIC, dtype=config.compute_dtype)
 
 
-def make_stage(folder: Path, sizes: ExportSizes) -> Path:
+def check_place(folder: Path, sizes: ExportSizes, *, force: bool) -> None:
+    """Refuse names that are taken and disks that are too small, before anything is built.
+
+    Raises:
+        CheckpointError: so it is.
+    """
+    refuse_existing_export(folder, force=force)
+    require_space(folder / STAGE, sizes.disk)
+
+
+def make_stage(folder: Path) -> Path:
     """The folder everything is written to first; one that an interrupted export left behind is emptied.
 
     Raises:
-        CheckpointError: too little space, or not writable.
+        CheckpointError: not writable.
     """
     stage = folder / STAGE
-    require_space(stage, sizes.disk)
     try:
         shutil.rmtree(stage, ignore_errors=True)
         stage.mkdir(parents=True)
@@ -260,8 +268,3 @@ def move_out(stage: Path, folder: Path, names: Iterable[str]) -> None:
             sync_directory(target.parent)
     except OSError as error:
         raise write_problem(folder, error) from error
-
-
-def finish(folder: Path, manifest: ExportManifest) -> Path:
-    """Write the manifest: from now on the export is there."""
-    return write_export_manifest(folder, manifest)
