@@ -174,7 +174,8 @@ class LiteEngine:
         assert self._models, "load comes first"
         model_config, signature = self._manifest.model, self._graphs[role].signature
         where = f"{role} graph of rank {self.place.rank_id}"
-        arrays = check_inputs(signature, inputs, where=where, seq_length=model_config.seq_length, vocab_size=model_config.vocab_size)
+        sizes = {"seq_length": model_config.seq_length, "vocab_size": model_config.vocab_size}
+        arrays = check_inputs(signature, inputs, where=where, kv=self._manifest.kv, **sizes)
         self._check_gear(role, inputs)
         with _told(where):
             outputs = self._models[role].predict([self._lite.Tensor(np.ascontiguousarray(array)) for array in arrays])

@@ -1,5 +1,6 @@
 """An export directory with toy graphs (see tests/lite_fake), and what generation must get from it."""
 
+import dataclasses
 import json
 from pathlib import Path
 
@@ -43,7 +44,9 @@ def signature(role, *, batch, dynamic=False, paged=False):
     return Signature(inputs=tuple(inputs), outputs=(TensorSpec(name="logits", dtype="float32", shape=(rows, VOCAB)),))
 
 
-def write_export(folder, *, batch=1, dynamic=False, paged=False, ranks=1, target="ascend", salt=SALT, encryption=""):
+def write_export(
+    folder, *, batch=1, dynamic=False, paged=False, ranks=1, target="ascend", salt=SALT, encryption="", vocab=VOCAB, tokenizer=None
+):
     """Toy graphs of every rank, and their manifest."""
     graphs = []
     for rank in range(ranks):
@@ -52,13 +55,13 @@ def write_export(folder, *, batch=1, dynamic=False, paged=False, ranks=1, target
             path = folder / graph_files(role, rank)[0]
             path.parent.mkdir(parents=True, exist_ok=True)
             listed = [{"name": spec.name, "dtype": spec.dtype, "shape": spec.shape} for spec in inputs.inputs]
-            toy = {"inputs": listed, "vocab": VOCAB, "seq": SEQ, "salt": salt, "collective": ranks > 1, "rank": rank}
+            toy = {"inputs": listed, "vocab": vocab, "seq": SEQ, "salt": salt, "collective": ranks > 1, "rank": rank}
             path.write_text(json.dumps(toy))
             graphs.append(Graph(role=role, rank=rank, file=graph_files(role, rank)[0], data=(), signature=inputs))
     names = [graph.file for graph in graphs]
     manifest = ExportManifest(
         model_id=f"model {salt}",
-        model=MODEL,
+        model=dataclasses.replace(MODEL, vocab_size=vocab),
         weight_form="float32",
         batch_size=batch,
         dynamic=dynamic,
@@ -69,7 +72,7 @@ def write_export(folder, *, batch=1, dynamic=False, paged=False, ranks=1, target
         graphs=tuple(graphs),
         files=tuple(FileRecord(name, (folder / name).stat().st_size, file_sha256(folder / name)) for name in names),
         encryption=encryption,
-        tokenizer={},
+        tokenizer=tokenizer or {},
         stop_token_ids=(2,),
         versions={},
         verification={"verified": True},
