@@ -100,12 +100,13 @@ def unescape(text: str) -> str:
     return text.replace("\\n", "\n").replace("\\t", "\t")
 
 
-def open_from(arguments: argparse.Namespace, *, alone: str = "") -> OpenedModel:
+def open_from(arguments: argparse.Namespace, *, alone: str = "", infills: bool = False) -> OpenedModel:
     """The model the arguments name.
 
     Args:
         arguments: parsed.
         alone: what it is for, when that is refused on several ranks.
+        infills: refuse a model that cannot fill in the middle.
 
     Raises:
         CodeLlamaError: as `pipelines.open_model.open_model`; ConfigError for `--set` without a YAML file.
@@ -126,4 +127,5 @@ def open_from(arguments: argparse.Namespace, *, alone: str = "") -> OpenedModel:
         device=arguments.device,
         overrides=arguments.overrides,
         alone=alone,
+        infills=infills,
     )

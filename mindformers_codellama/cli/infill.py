@@ -207,7 +207,7 @@ def fill(arguments: argparse.Namespace, target: Target, options: InfillOptions) 
     from mindformers_codellama.generation.loop import Listeners
     from mindformers_codellama.pipelines.infilling import InfillingPipeline
 
-    opened = open_from(arguments, alone="infill")
+    opened = open_from(arguments, alone="infill", infills=True)
     given = generation_options(arguments, sampling=opened.generation.do_sample)
     pipe = InfillingPipeline(opened.model, opened.tokenizer, name=opened.name, **given)
     on_text = show if streams(arguments, target) else None

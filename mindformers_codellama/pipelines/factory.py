@@ -72,7 +72,7 @@ def pipeline(
         problem = "got two files, which are exported graphs."
         raise ConfigError("backend", problem, fix=f"give backend={' or '.join(map(repr, ENGINE_OF))} with them.")
     named = tokenizer.path if isinstance(tokenizer, LlamaTokenizer) else tokenizer
-    opened = open_model(model, tokenizer="" if named is None else str(named))
+    opened = open_model(model, tokenizer="" if named is None else str(named), infills=task == "infilling")
     words = tokenizer if isinstance(tokenizer, LlamaTokenizer) else opened.tokenizer
     if task == "infilling":
         options["name"] = opened.name

@@ -28,6 +28,7 @@ from mindformers_codellama.pipelines.ranks import degree_findings, join_ranks
 from mindformers_codellama.pipelines.weight_form import open_causal_lm
 from mindformers_codellama.runtime.context import enter_context
 from mindformers_codellama.text.auto import AutoTokenizer
+from mindformers_codellama.text.infilling import require_infilling, require_trained_infilling
 from mindformers_codellama.text.model_file import MODEL_FILE
 from mindformers_codellama.text.tokenizer import LlamaTokenizer
 
@@ -65,6 +66,8 @@ class Source:
     """Form the weights are held in, as the key `weights`."""
     kernels: str = "auto"
     """The key `kernels`."""
+    infills: bool = False
+    """It is asked to fill in the middle; one that cannot is refused before its weights are read."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -99,6 +102,7 @@ def open_model(  # noqa: PLR0913 - what a person may say about a model, all name
     device: str | None = None,
     overrides: Sequence[str] = (),
     alone: str = "",
+    infills: bool = False,
 ) -> OpenedModel:
     """Build a model and fill it with weights.
 
@@ -113,11 +117,15 @@ def open_model(  # noqa: PLR0913 - what a person may say about a model, all name
         device: `CPU` or `Ascend`; else the YAML file's, or the CPU.
         overrides: `key=value` for a YAML file.
         alone: what it is for, when that is refused on several ranks.
+        infills: refuse a model that cannot fill in the middle, before its weights are read.
 
     Raises:
         ConfigError, CheckpointError, TokenizerError: what is wrong with any of these.
+        GenerationError: `infills`, and the model cannot.
     """
-    found = find_source(source, overrides)
+    found = dataclasses.replace(find_source(source, overrides), infills=infills)
+    if infills:
+        require_trained_infilling(found.config, found.name)
     if alone and found.layout.ranks > 1:
         problem = f"asks for {found.layout.ranks} ranks (layout {found.layout}), but {alone} needs one process."
         fix = "--set use_parallel=False, or give `codellama predict` the prompts as arguments or in a file."
@@ -151,6 +159,8 @@ def open_source(source: Source) -> OpenedModel:
         fix = "write processor.tokenizer.vocab_file: PATH (or give --tokenizer PATH)."
         raise ConfigError("processor.tokenizer.vocab_file", "no tokenizer is named, and trainer.model_name is empty.", fix=fix)
     words = AutoTokenizer.from_pretrained(source.tokenizer, **source.tokenizer_options)
+    if source.infills:
+        require_infilling(words, source.config, source.name)
     enter_context(source.context)
     choose_kernels(source.kernels, device=source.context.device_target, threads=source.context.runtime_num_threads)
     ranks = join_ranks(source.config, source.layout, vocabulary_cut=source.vocabulary_cut, strategy=source.strategy)

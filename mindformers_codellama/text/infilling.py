@@ -108,7 +108,7 @@ def models_that_infill() -> list[str]:
 
 
 def require_infilling(tokenizer: LlamaTokenizer, config: ModelConfig, name: str = "") -> None:
-    """Refuse a model that was not trained to fill in the middle; it would answer with junk.
+    """Refuse a model that cannot fill in the middle: not trained for it, or without the pieces. It would answer with junk.
 
     Args:
         tokenizer: of the model.
@@ -118,14 +118,23 @@ def require_infilling(tokenizer: LlamaTokenizer, config: ModelConfig, name: str 
     Raises:
         GenerationError: with the reason, and the models that can.
     """
-    known = [FAMILIES[name]] if name in FAMILIES else [facts for facts in FAMILIES.values() if _same_shape(facts.config, config)]
-    if known and not any(facts.can_infill for facts in known):
-        who = name or " or ".join(facts.name for facts in known)
-        raise GenerationError(who, "was not trained to fill in the middle: it would answer with junk.", fix=_who_can())
+    require_trained_infilling(config, name)
     pieces = infilling_pieces(tokenizer)
     if max(pieces) >= config.vocab_size:
         problem = f"infilling piece {max(pieces)} of {tokenizer.path} is outside the model's vocabulary of {config.vocab_size}."
         raise GenerationError(name or "model", problem, fix=_who_can())
+
+
+def require_trained_infilling(config: ModelConfig, name: str = "") -> None:
+    """Refuse a published model that was not trained to fill in the middle; needs no tokenizer and no weights.
+
+    Raises:
+        GenerationError: as `require_infilling`.
+    """
+    known = [FAMILIES[name]] if name in FAMILIES else [facts for facts in FAMILIES.values() if _same_shape(facts.config, config)]
+    if known and not any(facts.can_infill for facts in known):
+        who = name or " or ".join(facts.name for facts in known)
+        raise GenerationError(who, "was not trained to fill in the middle: it would answer with junk.", fix=_who_can())
 
 
 def _same_shape(one: ModelConfig, other: ModelConfig) -> bool:

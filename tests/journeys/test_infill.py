@@ -8,6 +8,7 @@ import io
 import json
 import shutil
 from contextlib import nullcontext
+from pathlib import Path
 
 import pytest
 from generation_case import answers
@@ -26,6 +27,14 @@ def source(tmp_path, monkeypatch):
     path = tmp_path / "app.py"
     path.write_bytes(SOURCE.encode())
     return path
+
+
+@pytest.fixture
+def no_weights(monkeypatch):
+    """A test in which reading weights is a failure."""
+    from mindformers_codellama.pipelines import open_model
+
+    monkeypatch.setattr(open_model, "open_causal_lm", lambda *_, **__: pytest.fail("weights were read"))
 
 
 def middle_of(theirs, tokenizer, prefix: str, suffix: str, *, suffix_first: bool, new: int = NEW) -> tuple[str, list[int]]:
@@ -115,12 +124,26 @@ def test_pipeline_and_model_give_the_same_middle(folder, theirs, tokenizer):
     assert pipe("x = [<FILL>]\n", heal=False)[0]["infilling_text"] == f"x = [{wanted}]\n"
 
 
-def test_a_model_that_cannot_infill_is_refused_by_the_name_of_its_directory(folder, tmp_path, source, capsys):
+@pytest.mark.parametrize(
+    "model", ["codellama_34b_instruct", "CodeLlama-34b-Instruct-hf", "configs/codellama/predict_codellama_34b_910b.yaml"]
+)
+def test_a_model_that_cannot_infill_is_refused_before_its_weights_or_its_tokenizer_are_asked_for(
+    no_weights, folder, tmp_path, source, capsys, model
+):
     shutil.copytree(folder, tmp_path / "CodeLlama-34b-Instruct-hf")
-    code, _, err = infill(capsys, "CodeLlama-34b-Instruct-hf", "app.py:4:5")
+    (tmp_path / "configs").symlink_to(Path(__file__).parents[2] / "configs")
+    code, _, err = infill(capsys, model, "app.py:4:5")
     assert code == 6
-    assert "codellama_34b_instruct: was not trained to fill in the middle" in err
+    assert "codellama_34b" in err
+    assert "was not trained to fill in the middle" in err
     assert "models that can infill: codellama_7b, codellama_7b_instruct, codellama_13b, codellama_13b_instruct, codellama_70b." in err
+
+
+def test_a_tokenizer_without_the_marks_is_refused_before_weights_are_read(no_weights, folder, tmp_path, source, capsys):
+    shutil.copytree(folder, tmp_path / "hf")
+    main(["train-tokenizer", "--input", str(source), "--vocab-size", "280", "--no-infilling", "--output", "hf/tokenizer.model", "--force"])
+    code, _, err = infill(capsys, "hf", "app.py:4:5")
+    assert (code, "has no infilling pieces" in err) == (6, True), err
 
 
 @pytest.mark.parametrize(
