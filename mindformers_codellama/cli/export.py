@@ -26,10 +26,10 @@ examples:
   codellama export CodeLlama-7b-hf --seq-length 2048 --dynamic --single --output codellama-7b-mindir
   codellama launch --ranks 2 -- export configs/codellama/predict_codellama_tiny_2p.yaml --load-checkpoint CKPT --output output/export
   codellama export --verify-only output/export
+  codellama export CodeLlama-7b-hf --seq-length 256 --dtype float32 --format onnx --output codellama-onnx
 """
 REFUSED_FORMATS = {
     "air": "AIR is written by Ascend's own MindSpore only, and is replaced by MindIR",
-    "onnx": "the cache of these graphs stands in Parameters, and MindSpore's ONNX export drops what is written to Parameters",
     "om": "OM files are made from MindIR by Ascend's converter_lite",
     "tflite": "MindSpore does not write it",
     "torchscript": "MindSpore does not write it",
@@ -62,7 +62,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--block-size", type=int, default=16, metavar="N", help="positions of a block (16)")
     text = "whose name the group of ranks has in the graphs; default: the device's"
     group.add_argument("--target", choices=("cpu", "ascend"), help=text)
-    group.add_argument("--format", default="mindir", metavar="FORMAT", help="mindir")
+    group.add_argument(
+        "--format", default="mindir", metavar="FORMAT", help="mindir, or onnx (OUTPUT/onnx, the cache as inputs and outputs)"
+    )
     text = "encrypt with the key of a file (16, 24 or 32 bytes, or their hexadecimal digits); also for --verify-only"
     group.add_argument("--key-file", type=Path, metavar="FILE", help=text)
     group = parser.add_argument_group("work")
@@ -106,11 +108,11 @@ def check_format(name: str) -> None:
     """Refuse what is not written, with the reason.
 
     Raises:
-        ConfigError: anything but `mindir`.
+        ConfigError: anything but `mindir` and `onnx`.
     """
-    if name.lower() != "mindir":
+    if name.lower() not in ("mindir", "onnx"):
         reason = REFUSED_FORMATS.get(name.lower(), "it is not known")
-        raise ConfigError("--format", f"got {name!r}: {reason}.", fix="leave it out: MindIR is written.")
+        raise ConfigError("--format", f"got {name!r}: {reason}.", fix="leave it out: MindIR is written; or write onnx.")
 
 
 def adjusted(source: Source, arguments: argparse.Namespace) -> Source:
@@ -162,14 +164,15 @@ def export(source: Source, request: ExportRequest, arguments: argparse.Namespace
 
     if request.key_file is not None:
         read_key(request.key_file)
-    raise_all(check(source, request))
+    onnx = arguments.format.lower() == "onnx"
+    raise_all(check(source, request, onnx=onnx))
     sizes = sizes_of(source, request)
     if arguments.dry_run:
         check_place(request.folder, sizes, force=request.force)
         print(json.dumps(plan(source, request, sizes), indent=2) if arguments.json else plan_text(plan(source, request, sizes)))
         return 0
     with bar(arguments, sizes.weights * (3 if request.verify and not request.single else 2)) as tell:
-        report = export_source(source, request, progress=tell)
+        report = export_source(source, request, onnx=onnx, progress=tell)
     if is_first_rank():
         print(json.dumps(asdict(report), indent=2) if arguments.json else summary(report))
     return 0

@@ -11,6 +11,7 @@ from mindformers_codellama.checkpoint.packed_manifest import packed_folder
 from mindformers_codellama.checkpoint.start import load_weights
 from mindformers_codellama.config.sections_parallel import ContextSection
 from mindformers_codellama.errors import ClusterError, CodeLlamaError, ConfigError, raise_all
+from mindformers_codellama.export.onnx import export_onnx, onnx_findings
 from mindformers_codellama.export.request import ExportRequest, ExportSizes, export_sizes, request_findings
 from mindformers_codellama.export.run import ExportReport, export_network, verify_again
 from mindformers_codellama.export.write import Progress
@@ -24,7 +25,7 @@ from mindformers_codellama.parallel.agreement import together
 from mindformers_codellama.parallel.comm import join, require_started
 from mindformers_codellama.pipelines.causal_lm import existing
 from mindformers_codellama.pipelines.open_model import Source
-from mindformers_codellama.pipelines.ranks import Ranks, degree_findings, join_ranks
+from mindformers_codellama.pipelines.ranks import ONE, Ranks, degree_findings, join_ranks
 from mindformers_codellama.runtime.context import current_device, enter_context
 from mindformers_codellama.runtime.dtypes import dtype_findings
 from mindformers_codellama.text.auto import AutoTokenizer
@@ -43,12 +44,13 @@ def sizes_of(source: Source, request: ExportRequest) -> ExportSizes:
     return export_sizes(source.config, shapes, request, source.layout.model_parallel)
 
 
-def export_source(source: Source, request: ExportRequest, *, progress: Progress | None = None) -> ExportReport:
+def export_source(source: Source, request: ExportRequest, *, onnx: bool = False, progress: Progress | None = None) -> ExportReport:
     """Export a model. Of several ranks, all call it.
 
     Args:
         source: what to export.
         request: how.
+        onnx: write ONNX files instead of MindIR.
         progress: as `export_network`.
 
     Raises:
@@ -56,7 +58,7 @@ def export_source(source: Source, request: ExportRequest, *, progress: Progress 
         CheckpointError: weights, or the export directory.
         ClusterError: this process is not the rank it should be.
     """
-    raise_all(check(source, request))
+    raise_all(check(source, request, onnx=onnx))
     require_started(source.layout)
     enter_context(replace(source.context, mode=0))
     choose_kernels("off", device=source.context.device_target)
@@ -66,6 +68,9 @@ def export_source(source: Source, request: ExportRequest, *, progress: Progress 
     if words is not None:
         request = replace(request, tokenizer=tokenizer_facts(words), prompt_ids=tuple(words.encode(PROMPT)))
     request = replace(request, stop_token_ids=source.generation.eos_token_ids)
+    if onnx:
+        report = export_onnx(lambda: build_network(source, ONE), request, sizes=sizes_of(source, request))
+        return replace(report, verification=with_text(report.verification, words))
     ranks = join_ranks(source.config, source.layout, vocabulary_cut=source.vocabulary_cut, strategy=source.strategy)
     report = export_network(
         lambda: build_network(source, ranks),
@@ -78,12 +83,13 @@ def export_source(source: Source, request: ExportRequest, *, progress: Progress 
     return replace(report, verification=with_text(report.verification, words))
 
 
-def check(source: Source, request: ExportRequest) -> list[CodeLlamaError]:
+def check(source: Source, request: ExportRequest, *, onnx: bool = False) -> list[CodeLlamaError]:
     """What is wrong, before MindSpore is asked anything."""
     found = degree_findings(source.config, source.layout)
     if found:
         return found
-    found = list(request_findings(source.config, source.layout, request, sizes_of(source, request)))
+    find = onnx_findings if onnx else request_findings
+    found = list(find(source.config, source.layout, request, sizes_of(source, request)))
     if not source.weights:
         fix = "set load_checkpoint (or model.model_config.checkpoint_name_or_path), or give --load-checkpoint."
         found.append(ConfigError("load_checkpoint", "there are no weights to export.", fix=fix))
