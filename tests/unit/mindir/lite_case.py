@@ -45,7 +45,18 @@ def signature(role, *, batch, dynamic=False, paged=False):
 
 
 def write_export(
-    folder, *, batch=1, dynamic=False, paged=False, ranks=1, target="ascend", salt=SALT, encryption="", vocab=VOCAB, tokenizer=None
+    folder,
+    *,
+    batch=1,
+    dynamic=False,
+    paged=False,
+    ranks=1,
+    target="ascend",
+    salt=SALT,
+    encryption="",
+    vocab=VOCAB,
+    tokenizer=None,
+    blocks=0,
 ):
     """Toy graphs of every rank, and their manifest."""
     graphs = []
@@ -65,7 +76,9 @@ def write_export(
         weight_form="float32",
         batch_size=batch,
         dynamic=dynamic,
-        kv=KVCache(layout=PAGED if paged else STATIC, dtype="float32", block_size=BLOCK if paged else 0, blocks=1 + batch * SEQ // BLOCK),
+        kv=KVCache(
+            layout=PAGED if paged else STATIC, dtype="float32", block_size=BLOCK if paged else 0, blocks=blocks or 1 + batch * SEQ // BLOCK
+        ),
         target=target,
         world_size=ranks,
         group=GROUPS[target] if ranks > 1 else "",

@@ -56,10 +56,22 @@ def test_generation_gives_what_the_formula_says(fake_lite, tmp_path, rows, paged
 def test_logits_are_kept_when_the_next_call_overwrites_its_memory(fake_lite, tmp_path):
     write_export(tmp_path)
     decoder = MindIRDecoder(opened(tmp_path))
-    first = decoder.prefill(*right_padded([PROMPTS[0]]))
+    decoder.prefill(*right_padded([PROMPTS[0]]))
+    first = decoder.step(np.array([4], np.int32))
     before = first.copy()
-    decoder.step(np.array([4], np.int32))
+    decoder.step(np.array([5], np.int32))
     assert np.array_equal(first, before)
+
+
+def test_blocks_go_to_the_rows_that_need_them(fake_lite, tmp_path):
+    write_export(tmp_path, batch=2, paged=True, blocks=1 + 9)
+    decoder = MindIRDecoder(opened(tmp_path))
+    long, short = [1] * 120, [1, 6]
+    for prompts in ([long, short], [short, long]):
+        logits = decoder.prefill(*right_padded(prompts))
+        assert np.array_equal(logits, [fake_lite.toy_logits(prompt, VOCAB, SALT) for prompt in prompts])
+    with pytest.raises(GenerationError, match="its 9 blocks of 16 positions are all in use"):
+        decoder.prefill(*right_padded([long, long]))
 
 
 def test_gears_choose_the_shapes_of_dynamic_graphs(fake_lite, tmp_path):
