@@ -44,21 +44,10 @@ def signature(role, *, batch, dynamic=False, paged=False):
     return Signature(inputs=tuple(inputs), outputs=(TensorSpec(name="logits", dtype="float32", shape=(rows, VOCAB)),))
 
 
-def write_export(
-    folder,
-    *,
-    batch=1,
-    dynamic=False,
-    paged=False,
-    ranks=1,
-    target="ascend",
-    salt=SALT,
-    encryption="",
-    vocab=VOCAB,
-    tokenizer=None,
-    blocks=0,
-):
+def write_export(folder, *, batch=1, dynamic=False, paged=False, blocks=0, ranks=1, target="ascend", vocab=VOCAB, **said):
     """Toy graphs of every rank, and their manifest."""
+    salt = said.get("salt", SALT)
+    blocks = blocks or 1 + batch * SEQ // BLOCK
     graphs = []
     for rank in range(ranks):
         for role in (FULL, INC):
@@ -84,8 +73,8 @@ def write_export(
         group=GROUPS[target] if ranks > 1 else "",
         graphs=tuple(graphs),
         files=tuple(FileRecord(name, (folder / name).stat().st_size, file_sha256(folder / name)) for name in names),
-        encryption=encryption,
-        tokenizer=tokenizer or {},
+        encryption=said.get("encryption", ""),
+        tokenizer=said.get("tokenizer", {}),
         stop_token_ids=(2,),
         versions={},
         verification={"verified": True},
