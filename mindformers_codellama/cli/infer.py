@@ -172,6 +172,8 @@ def open_pipe(arguments: argparse.Namespace, folder: Path, manifest: ExportManif
 
     if arguments.engine == LITE:
         import_lite()  # before MindSpore: libraries of both in one process come from it, as in MindFormers' script
+    from tqdm import tqdm
+
     from mindformers_codellama.pipelines.mindir_lm import export_tokenizer, open_mindir
     from mindformers_codellama.pipelines.text_generation import TextGenerationPipeline
 
@@ -186,7 +188,9 @@ def open_pipe(arguments: argparse.Namespace, folder: Path, manifest: ExportManif
         context=_context(manifest, device),
         key_file=arguments.key_file,
     )
-    model = open_mindir(folder, place, dynamic=arguments.dynamic)
+    total = sum(manifest.record(name).size for name in manifest.rank_files(rank))
+    with tqdm(total=total, unit="B", unit_scale=True, desc="checking files", leave=False, disable=not sys.stderr.isatty()) as bar:
+        model = open_mindir(folder, place, dynamic=arguments.dynamic, progress=bar.update)
     return TextGenerationPipeline(model, tokenizer, batch_size=arguments.batch_size)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -51,14 +51,22 @@ class MindIRCausalLM(CausalLM):
         return self._decoder
 
 
-def open_mindir(folder: Path, place: Place, *, dynamic: bool | None = None) -> MindIRCausalLM:
+def open_mindir(
+    folder: Path, place: Place, *, dynamic: bool | None = None, progress: Callable[[int], object] | None = None
+) -> MindIRCausalLM:
     """Check the files of an export directory, load its graphs and build the model.
+
+    Args:
+        folder: the export directory.
+        place: engine, rank and device.
+        dynamic: as `mindir.open.open_decoder`.
+        progress: told the bytes of every piece of a file that was compared with the manifest.
 
     Raises:
         ConfigError, CheckpointError, ClusterError, EnvironmentFault: as `mindir.open.open_engine`, the engine's `load` and
             `mindir.open.open_decoder`.
     """
-    engine = open_engine(folder, place)
+    engine = open_engine(folder, place, progress=progress)
     decoder = open_decoder(engine, dynamic=dynamic)  # what is wrong with the options is said before the files are read
     engine.load()
     return MindIRCausalLM(decoder, engine.manifest)

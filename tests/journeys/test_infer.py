@@ -1,5 +1,6 @@
 """Exported graphs answer as transformers does, whatever form they have and whoever runs them."""
 
+import re
 import sys
 from pathlib import Path
 
@@ -52,6 +53,25 @@ def test_the_command_streams_the_same_text(exports, expected, capsys):
     words = ["--model_dir", str(model), "--predict_data", PROMPTS[0].replace("\n", "\\n"), "--max_output_length", str(NEW)]
     assert main(["infer", *words, "--add_special_tokens", "True", "--stream", "True"]) == 0
     assert capsys.readouterr().out == expected[0] + "\n"
+
+
+@pytest.mark.parametrize("engine", ["graph", "lite"])
+def test_encrypted_graphs_need_their_own_key(fake_lite, folder, expected, tmp_path_factory, capsys, engine):
+    place = tmp_path_factory.getbasetemp() / "encrypted"
+    right, wrong = place / "right.key", place / "wrong.key"
+    if not place.exists():
+        place.mkdir()
+        right.write_text("0123456789abcdef" * 4)
+        wrong.write_text("f" * 64)
+        assert main(["export", str(folder), "--output", str(place / "out"), "--no-verify", "--key-file", str(right)]) == 0
+        capsys.readouterr()
+    words = ["infer", "--engine", engine, "--model_dir", str(place / "out"), "--predict_data", PROMPTS[0].replace("\n", "\\n")]
+    words += ["--max_output_length", str(NEW), "--add_special_tokens", "True"]
+    assert main([*words, "--key_file", str(right)]) == 0
+    assert capsys.readouterr().out == expected[0] + "\n"
+    for key, said in (([str(wrong)], "decrypt"), ([], "encrypted graphs, and no key|are encrypted")):
+        assert main([*words, *(["--key_file", *key] if key else [])]) in (3, 8)
+        assert re.search(rf"codellama: error: .*{said}", capsys.readouterr().err)
 
 
 def test_what_graphs_cannot_do_is_refused(exports):

@@ -388,16 +388,12 @@ class MindIR:
         self.shared = shared
         self.cell = ms.nn.GraphCell(loaded)
         kinds = {6: "int32", 7: "int64"}  # TensorProto.DataType of onnx and of mind_ir.proto
-        self.inputs, self.names, self.collective = [], [], False
-        if not key:
-            proto = mind_ir_pb2.ModelProto()
-            with open(path, "rb") as file:
-                proto.ParseFromString(file.read())
-            for item in proto.graph.input:
-                (tensor,) = item.tensor
-                self.names.append(item.name)
-                self.inputs.append((kinds[tensor.data_type], list(tensor.dims)))
-            self.collective = any("AllReduce" in node.op_type or "AllGather" in node.op_type for node in _nodes(proto))
+        proto = mind_ir_pb2.ModelProto()
+        with open(path, "rb") as file:
+            proto.ParseFromString(_decrypted(path, key, mode) if key else file.read())
+        self.names = [item.name for item in proto.graph.input]
+        self.inputs = [(kinds[tensor.data_type], list(tensor.dims)) for item in proto.graph.input for tensor in item.tensor]
+        self.collective = any("AllReduce" in node.op_type or "AllGather" in node.op_type for node in _nodes(proto))
         self.ge_names = [_ge_name(name) for name in self.names]
 
     def run(self, arrays):
@@ -411,6 +407,12 @@ class MindIR:
         made = made[0] if isinstance(made, tuple) else made
         self.shared.update({name: value.value().copy() for name, value in parameters.items() if "past" in name})
         return made.asnumpy()
+
+
+def _decrypted(path, key, mode):
+    from mindspore._c_expression import _decrypt
+
+    return _decrypt(path, key, len(key), mode)
 
 
 def _nodes(proto):
