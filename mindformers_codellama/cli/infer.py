@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import logging
-import os
 import sys
 from collections.abc import Iterator
 from contextlib import ExitStack
@@ -12,12 +11,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mindformers_codellama.cli.generation_options import unescape
+from mindformers_codellama.cli.infer_ranks import agree, context_of, enter_job, place_of
 from mindformers_codellama.config.mindformers_api import str2bool
 from mindformers_codellama.errors import ConfigError
 
 if TYPE_CHECKING:
     from mindformers_codellama.config.generation import GenerationConfig
-    from mindformers_codellama.config.sections_parallel import ContextSection
     from mindformers_codellama.mindir.manifest import ExportManifest
     from mindformers_codellama.pipelines.text_generation import TextGenerationPipeline
 
@@ -30,12 +29,6 @@ LLAMA = ("llama", "llama2", "codellama", "common")
 MAX_LENGTH, MAX_OUTPUT_LENGTH = 512, 128
 SAMPLING = {"top_k": 1, "top_p": 1.0, "temperature": 1.0}
 """Options that only count when tokens are drawn, and their defaults."""
-
-SHARED = (
-    *("predict_data", "prompt", "batch_size", "generated_time", "add_special_tokens", "do_sample", "top_k", "top_p", "temperature"),
-    *("repetition_penalty", "max_length", "max_output_length", "dynamic"),
-)
-"""Flags that every rank must be given alike."""
 
 EXAMPLES = r"""examples:
   codellama infer --model_dir output --add_special_tokens True --predict_data "def add(a, b):\n"
@@ -101,18 +94,18 @@ def run(arguments: argparse.Namespace) -> int:
     from mindformers_codellama.mindir.manifest import read_export_manifest
     from mindformers_codellama.mindir.open import GRAPH, find_export
 
-    rank = _place("--rank_id", arguments.rank_id, "RANK_ID")
-    device = _place("--device_id", arguments.device_id, "DEVICE_ID")
+    rank = place_of("--rank_id", arguments.rank_id, "RANK_ID")
+    device = place_of("--device_id", arguments.device_id, "DEVICE_ID")
     check_flags(arguments)
     folder = find_export(model_dir=arguments.model_dir, full=arguments.prefill_model_path, inc=arguments.increment_model_path, rank=rank)
     manifest = read_export_manifest(folder)
     check_against(arguments, folder, manifest)
     with ExitStack() as stack:
         if manifest.world_size > 1:
-            _enter_job(stack, arguments, folder, (rank, device), manifest.world_size)
+            enter_job(stack, arguments, folder, (rank, device), manifest.world_size)
         pipe = open_pipe(arguments, folder, manifest, rank=rank, device=device)
         if manifest.world_size > 1 and arguments.engine == GRAPH:
-            _agree(arguments, manifest.world_size)
+            agree(arguments, manifest.world_size)
         for text in questions(arguments):
             answer(pipe, arguments, text)
     return 0
@@ -185,7 +178,7 @@ def open_pipe(arguments: argparse.Namespace, folder: Path, manifest: ExportManif
         device_id=device,
         config_path=arguments.config_path,
         group_info_file=arguments.group_info_file,
-        context=_context(manifest, device),
+        context=context_of(manifest, device),
         key_file=arguments.key_file,
     )
     total = sum(manifest.record(name).size for name in manifest.rank_files(rank))
@@ -239,61 +232,6 @@ def generation(arguments: argparse.Namespace, pipe: TextGenerationPipeline, prom
     longest = MAX_OUTPUT_LENGTH if arguments.max_output_length is None and arguments.dynamic else arguments.max_output_length
     room = config.max_length - prompt_tokens
     return config if longest is None or longest >= room else config.updated(max_new_tokens=longest)
-
-
-def _place(flag: str, given: int | None, variable: str) -> int:
-    """A number of the command line, or a launcher's."""
-    if given is not None:
-        if given < 0:
-            raise ConfigError(flag, f"got {given}, must be at least 0.")
-        return given
-    stated = os.environ.get(variable, "")
-    return int(stated) if stated.isdecimal() else 0
-
-
-def _enter_job(stack: ExitStack, arguments: argparse.Namespace, folder: Path, place: tuple[int, int], ranks: int) -> None:
-    """Place this process among its ranks; leave when the stack is closed."""
-    from mindformers_codellama.cluster.rank_lock import only_process
-    from mindformers_codellama.cluster.unlaunched import joined
-    from mindformers_codellama.mindir.open import LITE
-
-    rank, device = place
-    if rank >= ranks:
-        raise ConfigError("--rank_id", f"got {rank}, but the graphs are for {ranks} ranks, counted from 0.")
-    if arguments.engine == LITE:  # HCCL brings the ranks together
-        stack.enter_context(only_process(rank, f"over {folder.resolve()} on device {device}"))
-    else:
-        stack.enter_context(joined(rank, ranks, what=str(folder.resolve()), device=device))
-
-
-def _agree(arguments: argparse.Namespace, ranks: int) -> None:
-    """Every rank was asked the same: one that ended its answer earlier would leave the others waiting.
-
-    Raises:
-        ConfigError: the flags differ.
-    """
-    from mindformers_codellama.layout.ranks import Layout
-    from mindformers_codellama.parallel.agreement import gather
-    from mindformers_codellama.parallel.comm import join
-
-    shared = {name: value for name, value in vars(arguments).items() if name in SHARED}
-    asked = gather(join(Layout(model_parallel=ranks)), shared, doing="agreeing on the prompt")
-    for rank, other in enumerate(asked):
-        different = [name for name in SHARED if other[name] != shared[name]]
-        if different:
-            name = different[0]
-            problem = f"is {shared[name]!r} here and {other[name]!r} on rank {rank}."
-            raise ConfigError(f"--{name}", problem, fix="start every rank with the same flags, but for --rank_id and --device_id.")
-
-
-def _context(manifest: ExportManifest, device: int) -> ContextSection:
-    """Where the engine graph runs: on Ascend when the graphs were exported for it and there is one."""
-    from mindformers_codellama.cli.launch import NPU
-    from mindformers_codellama.config.sections_parallel import ContextSection
-
-    if manifest.target == "ascend" and NPU.exists():
-        return ContextSection(device_target="Ascend", device_id=device)
-    return ContextSection(device_target="CPU")
 
 
 def _write(_: int, piece: str) -> None:
