@@ -67,7 +67,11 @@ REFUSED: Mapping[str, Refusal] = {
     "model.model_config.qkv_concat": Refusal(_OFF, "query, key and value are three weights.", "write False."),
     "model.model_config.use_kvcache_op": Refusal(_OFF, "Ascend's cache operators are not used.", "write False and use_past: True."),
     "model.model_config.use_flash_attention": Refusal(_OFF, "attention is not fused on any device yet.", "write False."),
-    "model.model_config.use_paged_attention": Refusal(_OFF, "the cache is not paged.", "write False and use_past: True."),
+    "model.model_config.use_paged_attention": Refusal(
+        _OFF,
+        "the cache is not paged here; exported graphs can have a paged one.",
+        "write False and use_past: True; export with --paged-blocks.",
+    ),
     "model.model_config.fine_grain_interleave": Refusal((1, None), "it overlaps communication between ranks.", "write 1."),
     "model.model_config.tie_word_embeddings": Refusal(_OFF, "Code Llama and Llama 2 have an output head of their own.", "write False."),
 }

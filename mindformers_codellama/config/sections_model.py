@@ -94,7 +94,7 @@ class LlamaSettings:
     scaling_factor: float = key(1.0, low=1)
     """How much longer than trained the context shall be."""
     is_dynamic: bool = False
-    """MindFormers' choice of shapes; ours are always padded to a few lengths, both values are right."""
+    """Export: prompts may have any length up to `seq_length`. Prediction is always padded to a few lengths, both values are right."""
     use_kvcache_op: bool = False
     """Use Ascend's own operators for the cache; False is the one value we have."""
     is_flexible_shape: bool = False

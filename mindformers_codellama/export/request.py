@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -109,7 +110,7 @@ def export_sizes(config: ModelConfig, shapes: Mapping[str, tuple[int, ...]], req
         degree: ranks that share each layer.
     """
     width, norm = WIDTHS[config.param_init_dtype], WIDTHS["float32"]
-    sizes = [_product(shape) * (norm if len(shape) == 1 and "norm" in name else width) for name, shape in shapes.items()]
+    sizes = [math.prod(shape) * (norm if len(shape) == 1 and "norm" in name else width) for name, shape in shapes.items()]
     heads = config.num_kv_heads // degree
     positions = request.blocks * request.block_size or request.batch_size * config.seq_length
     one = positions * heads * config.head_dim * WIDTHS[config.compute_dtype]
@@ -173,10 +174,3 @@ def _paged_findings(config: ModelConfig, request: ExportRequest) -> Iterator[Cod
             f"got {request.blocks}; one row of {positions} positions takes {positions // size} blocks, and one more belongs to no row."
         )
         yield ConfigError("--paged-blocks", problem, fix=f"write {request.batch_size * (positions // size) + 1} for full rows.")
-
-
-def _product(shape: tuple[int, ...]) -> int:
-    size = 1
-    for dim in shape:
-        size *= dim
-    return size
