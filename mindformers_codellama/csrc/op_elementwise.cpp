@@ -61,6 +61,19 @@ void gate_grad_op(const Arguments& in) {
   });
 }
 
+// a and b become their gradients: every element is read before it is written.
+void gate_grad_in_place_op(const Arguments& in) {
+  in.expect_count(4);
+  const bool b16 = in.is(0, "bfloat16");
+  void* t[3];
+  for (int i = 0; i < 3; ++i) t[i] = same_size(in, i, 0, b16);
+  in.float_output(3)[0] = 0.0f;
+  over(in.elements(0), [&](int64_t begin, int64_t end) {
+    void *a = shifted(t[0], begin, b16), *b = shifted(t[1], begin, b16);
+    elementwise().gate_grad(a, b, shifted(t[2], begin, b16), a, b, b16, end - begin);
+  });
+}
+
 void residual_add_op(const Arguments& in) {
   in.expect_count(3);
   const bool b16 = in.is(1, "bfloat16");
@@ -70,6 +83,14 @@ void residual_add_op(const Arguments& in) {
   over(in.elements(0), [&](int64_t begin, int64_t end) {
     elementwise().residual_add(x + begin, shifted(branch, begin, b16), y + begin, b16, end - begin);
   });
+}
+
+void add_in_place_op(const Arguments& in) {
+  in.expect_count(3);
+  float* x = static_cast<float*>(same_size(in, 0, 0, false));
+  const float* y = static_cast<const float*>(same_size(in, 1, 0, false));
+  in.float_output(2)[0] = 0.0f;
+  over(in.elements(0), [&](int64_t begin, int64_t end) { elementwise().residual_add(x + begin, y + begin, x + begin, false, end - begin); });
 }
 
 void to_bfloat16_op(const Arguments& in) {
@@ -137,8 +158,14 @@ CODELLAMA_OP(Gate) { codellama::gate_op(in); }
 // GateGrad(a, b, gradient of the gate) -> da, db
 CODELLAMA_OP(GateGrad) { codellama::gate_grad_op(in); }
 
+// GateGradInPlace(a, b, gradient of the gate) -> float32 [1] without meaning; a and b become da and db
+CODELLAMA_OP(GateGradInPlace) { codellama::gate_grad_in_place_op(in); }
+
 // ResidualAdd(x float32, branch float32 or bfloat16) -> x + branch, float32
 CODELLAMA_OP(ResidualAdd) { codellama::residual_add_op(in); }
+
+// AddInPlace(x, y, both float32) -> float32 [1] without meaning; x becomes x + y
+CODELLAMA_OP(AddInPlace) { codellama::add_in_place_op(in); }
 
 // ToBfloat16(x float32) -> bfloat16, to nearest, ties to even
 CODELLAMA_OP(ToBfloat16) { codellama::to_bfloat16_op(in); }

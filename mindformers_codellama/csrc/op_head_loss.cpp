@@ -3,8 +3,11 @@
 // Both work on chunks of tokens: logits of a chunk are made by one product, become the gradient of the logits in place, and two
 // more products turn that into gradients of the hidden states and of the head. No product is made twice, and what a chunk
 // takes is bounded. Tokens of weight 0 take no part.
+#include <sys/mman.h>
+
 #include <algorithm>
 #include <cstring>
+#include <new>
 #include <vector>
 
 #include "cross_entropy.h"
@@ -16,7 +19,7 @@ namespace codellama {
 namespace {
 
 // Bytes of logits at once, and the fewest tokens of a chunk (fewer and reading the head costs more than multiplying by it).
-constexpr int64_t kLogitBytes = 32 << 20;
+constexpr int64_t kLogitBytes = 24 << 20;
 constexpr int64_t kFewestTokens = 64;
 
 struct HeadLossCall {
@@ -65,17 +68,46 @@ Product product(const HeadLossCall& call, int64_t m, int64_t n, int64_t k, const
   return result;
 }
 
-// What the chunks use one after the other.
+// Memory of one call, given back to the system at its end: it would stand at the peak of a training step, which comes right after.
+class Passing {
+ public:
+  explicit Passing(int64_t bytes) : bytes_(static_cast<size_t>(std::max<int64_t>(bytes, 1))) {
+    data_ = mmap(nullptr, bytes_, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    if (data_ == MAP_FAILED) throw std::bad_alloc();
+  }
+  ~Passing() { munmap(data_, bytes_); }
+  Passing(const Passing&) = delete;
+  Passing& operator=(const Passing&) = delete;
+
+  // `count` elements of T from byte `offset`.
+  template <class T>
+  T* at(int64_t offset) const {
+    return reinterpret_cast<T*>(static_cast<char*>(data_) + offset);
+  }
+
+ private:
+  void* data_;
+  size_t bytes_;
+};
+
+// What chunks of `tokens` use one after the other.
 struct ChunkMemory {
-  Scratch logits, hidden, dhidden;
+  ChunkMemory(const HeadLossCall& call, int64_t tokens)
+      : memory(tokens * (call.vocabulary * 4 + 2 * call.row_bytes())),
+        logits(memory.at<float>(0)),
+        hidden(memory.at<char>(tokens * call.vocabulary * 4)),
+        dhidden(hidden + tokens * call.row_bytes()) {}
+
+  const Passing memory;
+  float* const logits;
+  char *const hidden, *const dhidden;
 };
 
 // Losses of the tokens `kept[0..count)`; their gradients, when asked for: added to dhead unless this is the first chunk.
-void run_chunk(const HeadLossCall& call, const int64_t* kept, int64_t count, bool first, double* losses) {
-  static thread_local ChunkMemory memory;
+void run_chunk(const HeadLossCall& call, const ChunkMemory& memory, const int64_t* kept, int64_t count, bool first, double* losses) {
   const int64_t d = call.width, v = call.vocabulary, bytes = call.row_bytes();
-  char* hidden = memory.hidden.get<char>(count * bytes);
-  float* logits = memory.logits.get<float>(count * v);
+  char* const hidden = memory.hidden;
+  float* const logits = memory.logits;
   for (int64_t i = 0; i < count; ++i) std::memcpy(hidden + i * bytes, call.hidden + kept[i] * bytes, bytes);
   Product forward = product(call, count, v, d, matrix(hidden, d, call.bfloat16, false), matrix(call.head, d, false, true));
   forward.result = logits;
@@ -89,7 +121,7 @@ void run_chunk(const HeadLossCall& call, const int64_t* kept, int64_t count, boo
     }
   });
   if (call.dhidden == nullptr) return;
-  char* dhidden = memory.dhidden.get<char>(count * bytes);
+  char* const dhidden = memory.dhidden;
   Product to_hidden = product(call, count, d, v, matrix(logits, v, false, false), matrix(call.head, d, false, false));
   to_hidden.result = dhidden, to_hidden.bfloat16 = call.bfloat16;
   gemm(to_hidden);
@@ -107,8 +139,9 @@ float run(const HeadLossCall& call, const std::vector<int64_t>& kept) {
     if (count < call.tokens) std::memset(call.dhidden, 0, call.tokens * call.row_bytes());
     if (count == 0) std::memset(call.dhead, 0, call.vocabulary * call.width * 4);
   }
+  const ChunkMemory memory(call, std::min(chunk, count));
   for (int64_t begin = 0; begin < count; begin += chunk) {
-    run_chunk(call, kept.data() + begin, std::min(chunk, count - begin), begin == 0, losses.data() + begin);
+    run_chunk(call, memory, kept.data() + begin, std::min(chunk, count - begin), begin == 0, losses.data() + begin);
   }
   double total = 0.0;
   for (double loss : losses) total += loss;

@@ -15,14 +15,14 @@ COMPUTE_NAMES = {ms.float32: "Float32", ms.bfloat16: "Bfloat16"}
 
 def linear_operator(compute_dtype: ms.Type, out_dtype: ms.Type) -> ops.Custom:
     """`(x (..., I), weight (O, I))` to y = x W^T `(..., O)`."""
-    return kernel_operator(f"Linear{COMPUTE_NAMES[compute_dtype]}", lambda x, weight: [*x[:-1], weight[0]], lambda x, weight: out_dtype)
+    name = f"Linear{COMPUTE_NAMES[compute_dtype]}"
+    return kernel_operator(name, lambda x, weight: [*x[:-1], weight[0]], lambda x, weight: out_dtype, kind=out_dtype)
 
 
 def gated_linear_operator(compute_dtype: ms.Type, out_dtype: ms.Type) -> ops.Custom:
     """`(a (..., I), b (..., I), weight (O, I))` to (silu(a) * b) W^T `(..., O)`."""
-    return kernel_operator(
-        f"GatedLinear{COMPUTE_NAMES[compute_dtype]}", lambda a, b, weight: [*a[:-1], weight[0]], lambda a, b, weight: out_dtype
-    )
+    name = f"GatedLinear{COMPUTE_NAMES[compute_dtype]}"
+    return kernel_operator(name, lambda a, b, weight: [*a[:-1], weight[0]], lambda a, b, weight: out_dtype, kind=out_dtype)
 
 
 def input_grad_operator(compute_dtype: ms.Type) -> ops.Custom:

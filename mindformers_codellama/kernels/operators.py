@@ -13,19 +13,24 @@ from mindformers_codellama.kernels.library import library_path, load_library
 Infer = Callable[..., Any]
 
 
-def kernel_operator(name: str, out_shape: Infer, out_dtype: Infer) -> ops.Custom:
+def kernel_operator(name: str, out_shape: Infer, out_dtype: Infer, *, kind: object = None) -> ops.Custom:
     """The operator of an entry point; works in graph mode and PyNative, on the CPU only.
 
     Args:
         name: of the entry point.
         out_shape: from the shapes of the inputs to that of the output, or a tuple of shapes.
         out_dtype: from the types of the inputs to that of the output, or a tuple of types.
+        kind: what shapes and types of the output depend on besides those of the inputs. Outside of graphs MindSpore remembers
+            them by entry point and inputs, and would give one operator what it found for another.
 
     Raises:
         EnvironmentFault: the library cannot be used.
     """
     load_library()
-    return ops.Custom(f"{library_path().resolve()}:{name}", out_shape=out_shape, out_dtype=out_dtype, func_type="aot")
+    operator = ops.Custom(f"{library_path().resolve()}:{name}", out_shape=out_shape, out_dtype=out_dtype, func_type="aot")
+    if kind is not None:
+        operator.add_prim_attr("kind", str(kind))
+    return operator
 
 
 def writing_operator(name: str, out_shape: Infer, out_dtype: Infer, *, written: int, read: int) -> ops.Custom:

@@ -44,7 +44,7 @@ class KernelNorm(nn.Cell):
         super().__init__()
         self.eps = ms.Tensor([eps], ms.float32)
         self.copies = copies
-        self.forward = kernel_operator("RmsNorm", lambda x, weight, eps: x, lambda x, weight, eps: output)
+        self.forward = kernel_operator("RmsNorm", lambda x, weight, eps: x, lambda x, weight, eps: output, kind=output)
         self.backward = kernel_operator(
             "RmsNormGrad", lambda x, weight, *rest: (x, weight), lambda x, weight, *rest: (ms.float32, ms.float32)
         )
@@ -119,6 +119,7 @@ class KernelAttention(nn.Cell):
             "AttentionForward",
             lambda q, k, *rest: (q, (q[0], num_heads, q[1])),
             lambda q, *rest: (q, ms.float32),
+            kind=num_heads,
         )
         self.backward = kernel_operator("AttentionBackward", lambda q, k, v, *rest: (q, k, v), lambda q, k, v, *rest: (q, k, v))
 
@@ -231,6 +232,19 @@ class KernelHeadLossValue(nn.Cell):
     def construct(self, hidden_XD: ms.Tensor, head_VD: ms.Tensor, labels_X: ms.Tensor, weights_X: ms.Tensor) -> ms.Tensor:
         """float32 `(1,)`; arguments as `KernelHeadLoss`."""
         return self.forward(hidden_XD, head_VD, labels_X, weights_X)
+
+
+def gate_grad_in_place_operator() -> ops.Custom:
+    """GateGradInPlace(a, b, gradient of `silu(a) * b`) to float32 `(1,)` without meaning: a and b become their gradients.
+
+    All of one type and shape. For tensors nobody else reads, outside of a graph.
+    """
+    return kernel_operator("GateGradInPlace", lambda *shapes: (1,), lambda *types: ms.float32)
+
+
+def add_in_place_operator() -> ops.Custom:
+    """AddInPlace(x, y) to float32 `(1,)` without meaning: x becomes x + y, both float32 of one shape; outside of a graph."""
+    return kernel_operator("AddInPlace", lambda *shapes: (1,), lambda *types: ms.float32)
 
 
 def gradient_norm_operator() -> ops.Custom:

@@ -31,6 +31,8 @@ class DeviceFacts:
     """As `graph_bytes` where the C++ kernels compute."""
     kernel_layer_graph_bytes: int
     """As `layer_graph_bytes` there."""
+    by_hand_bytes: int
+    """Instead of both where they train without a graph."""
     rank_bytes: int
     """Held by a process that is one of several ranks."""
     exchange_graph_bytes: int
@@ -65,6 +67,7 @@ DEVICES: Mapping[str, DeviceFacts] = {
         layer_graph_bytes=0,
         kernel_graph_bytes=0,
         kernel_layer_graph_bytes=0,
+        by_hand_bytes=0,
         rank_bytes=0,
         exchange_graph_bytes=0,
         keeps_index_tables=False,
@@ -77,9 +80,10 @@ DEVICES: Mapping[str, DeviceFacts] = {
         latency=5e-5,
     ),
     # Measured with MindSpore 2.10 on x86-64 (benchmarks/plan_memory.py, benchmarks/scaling.py): 423 MB after import, 118 MB +
-    # 27 MB per layer (with the kernels 75 + 16) for graphs of a training step of no size. Two ranks with 21 and 75 weights took 45 and
-    # 80 MB more than one when they exchange gradients once, 114 and 193 MB with the parallel optimizer. Communication
-    # between processes: all-reduce of a few bytes 4 to 8 ms, of 4 MB 46 ms. Flops: float32 training on one core of an EPYC.
+    # 27 MB per layer (with the kernels 75 + 16; without graphs 40 in all) for graphs of a training step of no size. Two ranks
+    # with 21 and 75 weights took 45 and 80 MB more than one when they exchange gradients once, 114 and 193 MB with the
+    # parallel optimizer. Communication between processes: all-reduce of a few bytes 4 to 8 ms, of 4 MB 46 ms. Flops: float32
+    # training on one core of an EPYC.
     "CPU": DeviceFacts(
         reserved_share=0.0,
         group_bytes=0,
@@ -88,6 +92,7 @@ DEVICES: Mapping[str, DeviceFacts] = {
         layer_graph_bytes=27_000_000,
         kernel_graph_bytes=75_000_000,
         kernel_layer_graph_bytes=16_000_000,
+        by_hand_bytes=40_000_000,
         rank_bytes=30_000_000,
         exchange_graph_bytes=650_000,
         keeps_index_tables=True,

@@ -10,8 +10,7 @@ from mindformers_codellama.planner.activations import forward_activations, pipel
 from mindformers_codellama.planner.caches import Caches, cache_plan, cache_tables
 from mindformers_codellama.planner.devices import DEVICES
 from mindformers_codellama.planner.index_tables import forward_tables, training_tables
-from mindformers_codellama.planner.kernel_activations import head_scratch
-from mindformers_codellama.planner.rank_work import TRAINING_MODES, RankWork, StepRows, plans_kernels, rank_work
+from mindformers_codellama.planner.rank_work import TRAINING_MODES, RankWork, StepRows, plans_kernels, rank_work, trains_by_hand
 from mindformers_codellama.planner.weights import StageWeights, stage_weights
 
 
@@ -81,6 +80,8 @@ def stage_memory(run: RunConfig, where: ModelLayout, stage: int, rows: StepRows)
     graph, layer_graph = facts.graph_bytes, facts.layer_graph_bytes
     if plans_kernels(run):
         graph, layer_graph = facts.kernel_graph_bytes, facts.kernel_layer_graph_bytes
+    if trains_by_hand(run, where):
+        graph, layer_graph = facts.by_hand_bytes, 0
     runtime = facts.process_bytes + (0 if alone else facts.rank_bytes) + graph + layer_graph * len(where.layers[stage])
     if run.run_mode in TRAINING_MODES:
         return _training(run, where, stage, rows, weights=weights, groups=groups, runtime=runtime)
@@ -91,7 +92,6 @@ def stage_memory(run: RunConfig, where: ModelLayout, stage: int, rows: StepRows)
         work = rank_work(run, where, stage, rows=rows.rows, queries=config.seq_length, keys=config.seq_length)
         activations = forward_activations(work, every_position=True)
         tables = forward_tables(work) if facts.keeps_index_tables else 0
-        lasting |= kernel_scratch(work)
     else:
         caches = cache_plan(run, where)
         work = caches.largest(run, where, stage)
@@ -129,7 +129,6 @@ def _training(
         "runtime": runtime + exchange_graphs(work, weights, layout.data_parallel),
         "accumulated gradients": STATE_BYTES * weights.elements if accumulates else 0,
         "index tables": training_tables(work, alone=layout.ranks == 1, micro_steps=rows.micro_steps) * parts,
-        **kernel_scratch(work),
     }
     passing = {"pipeline boundary": pipeline_boundary(work, rows.micro_steps), "weights in the compute type": _casts(work, weights)}
     updating = {"update": update_bytes(work, weights, layout.data_parallel, groups=_aggregation(run), alone=layout.ranks == 1)}
@@ -171,11 +170,6 @@ def update_bytes(work: RankWork, weights: StageWeights, data_ranks: int, *, grou
     travelling = 2 * STATE_BYTES * max(whole // (1 if cut else groups), cut // groups)
     spread = STATE_BYTES * (cut // data_ranks + 3 * cut // groups)
     return sums + max(travelling, spread, temporaries)
-
-
-def kernel_scratch(work: RankWork) -> dict[str, int]:
-    """What the kernels of the head hold from step to step."""
-    return {"kernels": head_scratch(work)} if work.kernels and work.last and not work.cuts_vocabulary else {}
 
 
 def exchange_graphs(work: RankWork, weights: StageWeights, data_ranks: int) -> int:

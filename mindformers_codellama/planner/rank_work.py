@@ -92,6 +92,8 @@ class RankWork:
     """B S N / degree: one sum of the softmax per query."""
     kernels: bool = False
     """The C++ kernels train and evaluate (`kernel_activations`)."""
+    by_hand: bool = False
+    """They train without a graph (`model.kernel_pass`): one rank has everything."""
 
     @property
     def first(self) -> bool:
@@ -148,6 +150,7 @@ def rank_work(run: RunConfig, where: ModelLayout, stage: int, *, rows: int, quer
         param=BYTES[config.param_init_dtype],
         sums=tokens * config.num_heads // degree,
         kernels=plans_kernels(run),
+        by_hand=trains_by_hand(run, where),
     )
 
 
@@ -155,3 +158,8 @@ def plans_kernels(run: RunConfig) -> bool:
     """Whether a run trains or evaluates by the kernels, taken that their library is there."""
     asked = run.context.device_target == "CPU" and run.engine == "native" and asked_for(run.kernels)[1] != "off"
     return asked and fits_kernels(run.model.config) and run.run_mode in (*TRAINING_MODES, "eval")
+
+
+def trains_by_hand(run: RunConfig, where: ModelLayout) -> bool:
+    """Whether a run trains by the kernels without a graph."""
+    return plans_kernels(run) and run.run_mode in TRAINING_MODES and where.layout.ranks == 1

@@ -5,9 +5,11 @@ from __future__ import annotations
 from functools import partial
 
 import mindspore as ms
+import numpy as np
 from mindspore import nn, ops
 
 from mindformers_codellama.kernels.training import gradient_norm_operator
+from mindformers_codellama.model.kernel_pass import Gradient, RowGradient
 from mindformers_codellama.train.optimizer import AdamUpdate
 
 CLIP_EPS = 1e-6
@@ -42,6 +44,14 @@ class ClippedUpdate(nn.Cell):
         if ops.isfinite(norm):
             norm = ops.depend(norm, self.update(gradients, factor, coefficients, norm))
         return norm
+
+    def at_once(self, gradients: list[Gradient], unscale: float, coefficients: np.ndarray) -> float:
+        """The same outside of a graph, by the kernels alone; needs `guards`. `gradients` is empty afterwards."""
+        scale = ms.Tensor(unscale, ms.float32)
+        norm = self.global_norm.gradient_norm(scale, *(item.summed() if isinstance(item, RowGradient) else item for item in gradients))
+        factor = scale * clip_share(norm, self.max_norm, self.one) if self.clips else scale
+        self.update.update_at_once(gradients, factor, coefficients, norm)
+        return float(norm.asnumpy()[0])
 
 
 class GlobalNorm(nn.Cell):

@@ -31,6 +31,7 @@ from mindspore.ops import operations as P
 from mindformers_codellama.errors import ConfigError
 from mindformers_codellama.kernels.choose import kernels_in_use
 from mindformers_codellama.kernels.training import adam_operator
+from mindformers_codellama.model.kernel_pass import Gradient, RowGradient
 from mindformers_codellama.runtime.context import current_device
 from mindformers_codellama.train.reduce import GatherRows, RowCut, at
 
@@ -176,6 +177,24 @@ class AdamUpdate(nn.Cell):
             state = (self.parameters[i], self.adam_m[i], self.adam_v[i])
             done = ops.depend(done, self.adam_step(*state, gradients[i], rates[int(self.decayed[i])], factor, norm))
         return done
+
+    def update_at_once(self, gradients: list[Gradient], factor: ms.Tensor, coefficients: np.ndarray, norm: ms.Tensor) -> None:
+        """`update_by_kernels` outside of a graph, where operators run in the order they are called; needs `guards`.
+
+        Every gradient is let go of after its update. That of the embedding comes last: its tensor takes the memory the head's
+        had. (`ops.depend` of many tensors is avoided: outside of graphs MindSpore 2.10 copies them and keeps the copies.)
+        """
+        both = np.concatenate((coefficients, (self.settings.beta1, self.settings.beta2))).astype(np.float32)
+        rates = (ms.Tensor(both * np.array([1, 1, 0, 1, 1], np.float32)), ms.Tensor(both))
+        in_turn = sorted(range(self.count), key=lambda i: isinstance(gradients[i], RowGradient))
+        held: list[Gradient | None] = list(gradients)
+        gradients.clear()
+        for i in in_turn:
+            gradient, held[i] = held[i], None
+            values = gradient.dense() if isinstance(gradient, RowGradient) else gradient
+            del gradient
+            self.adam_step(self.parameters[i], self.adam_m[i], self.adam_v[i], values, rates[int(self.decayed[i])], factor, norm)
+            del values
 
     def update_cut(
         self, gradients: tuple[ms.Tensor, ...], factor: ms.Tensor, scalars: tuple[ms.Tensor, ms.Tensor, ms.Tensor]

@@ -17,6 +17,7 @@ from mindspore import nn, ops
 from mindformers_codellama.runtime.context import is_eager
 from mindformers_codellama.runtime.memory import give_back
 from mindformers_codellama.train.clipped_update import ClippedUpdate
+from mindformers_codellama.train.kernel_step import KernelStep
 from mindformers_codellama.train.loss_scale import LossScale
 from mindformers_codellama.train.optimizer import AdamUpdate
 
@@ -199,6 +200,9 @@ class TrainStep:
         self.update = update
         self.compiled = False
         clipped = ClippedUpdate(update, max_grad_norm)
+        self.by_kernels = KernelStep(loss, clipped, parts=parts) if KernelStep.fits(loss, clipped) else None
+        if self.by_kernels is not None:
+            return
         gradients = gradients_of(loss, self.columns, update.parameters, parts=parts)
         if micro_steps == 1:
             self.whole = WholeStep(gradients, clipped)
@@ -218,19 +222,26 @@ class TrainStep:
             scale: loss scale of this step.
         """
         assert len(batches) == self.micro_steps, f"{len(batches)} micro batches for {self.micro_steps} micro steps"
-        self._compile_once(batches[0])
-        coefficients = ms.Tensor(self.update.settings.coefficients(updates, learning_rate))
-        sense = ms.Tensor(scale.value, ms.float32)
-        unscale = ms.Tensor(1.0 / (scale.value * self.micro_steps), ms.float32)
-        if self.micro_steps == 1:
-            loss, norm = self.whole(sense, unscale, coefficients, *self._inputs(batches[0]))
-            mean = float(loss.asnumpy())
+        coefficients = self.update.settings.coefficients(updates, learning_rate)
+        unscale = 1.0 / (scale.value * self.micro_steps)
+        if self.by_kernels is not None:
+            mean, grad_norm = self.by_kernels(batches, scale.value, unscale, coefficients)
         else:
-            losses = [(self.more if i else self.first)(sense, *self._inputs(batch)) for i, batch in enumerate(batches)]
-            norm = self.summed(unscale, coefficients)
-            mean = float(np.mean([loss.asnumpy() for loss in losses], dtype=np.float64))
-        grad_norm = float(norm.asnumpy())
+            mean, grad_norm = self._by_graphs(batches, scale.value, unscale, coefficients)
         return StepResult(loss=mean, grad_norm=grad_norm, overflow=not np.isfinite(grad_norm))
+
+    def _by_graphs(
+        self, batches: Sequence[Mapping[str, np.ndarray]], scale: float, unscale: float, coefficients: np.ndarray
+    ) -> tuple[float, float]:
+        """Mean loss and norm."""
+        self._compile_once(batches[0])
+        sense, back, given = ms.Tensor(scale, ms.float32), ms.Tensor(unscale, ms.float32), ms.Tensor(coefficients)
+        if self.micro_steps == 1:
+            loss, norm = self.whole(sense, back, given, *self._inputs(batches[0]))
+            return float(loss.asnumpy()), float(norm.asnumpy())
+        losses = [(self.more if i else self.first)(sense, *self._inputs(batch)) for i, batch in enumerate(batches)]
+        norm = self.summed(back, given)
+        return float(np.mean([loss.asnumpy() for loss in losses], dtype=np.float64)), float(norm.asnumpy())
 
     def _compile_once(self, batch: Mapping[str, np.ndarray]) -> None:
         """Compile before the first step, and give back what that took before tensors take their part."""

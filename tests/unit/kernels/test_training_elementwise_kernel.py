@@ -67,6 +67,9 @@ def test_gate_and_its_gradients(count, dtype):
     close(y, exact.detach().numpy())
     close(da, exact_a.grad.numpy(), absolute=1e-5)  # 1 + a (1 - s) is a difference near a = -1.3; |dy b| is below 300
     close(db, exact_b.grad.numpy())
+    call("GateGradInPlace", [a, b, dy], [np.empty(1, np.float32)])
+    np.testing.assert_array_equal(a, da)
+    np.testing.assert_array_equal(b, db)
 
 
 def test_gate_of_huge_values_is_finite_and_nan_stays():
@@ -89,6 +92,16 @@ def test_residual_add_is_exactly_rounded(count, dtype):
     y = np.full(count, 7, np.float32)
     call("ResidualAdd", [x, branch], [y])
     np.testing.assert_array_equal(y, x + branch.astype(np.float32))
+
+
+@pytest.mark.parametrize("count", LENGTHS)
+def test_add_in_place_is_exactly_rounded(count):
+    random = np.random.default_rng(count)
+    x, y = normal(random, count), normal(random, count)
+    wanted, kept = x + y, y.copy()
+    call("AddInPlace", [x, y], [np.empty(1, np.float32)])
+    np.testing.assert_array_equal(x, wanted)
+    np.testing.assert_array_equal(y, kept)
 
 
 @pytest.mark.parametrize("count", LENGTHS)

@@ -8,7 +8,7 @@ from plan_case import at, shipped, without_recompute
 from mindformers_codellama.layout.cuts import run_model_layout
 from mindformers_codellama.planner.activations import block_kept, head_kept, pipeline_boundary
 from mindformers_codellama.planner.index_tables import forward_tables
-from mindformers_codellama.planner.kernel_activations import kernel_block_kept
+from mindformers_codellama.planner.kernel_activations import kernel_block_kept, kernel_blocks_kept
 from mindformers_codellama.planner.rank_work import rank_work
 from mindformers_codellama.planner.step_cost import bubble_share
 from mindformers_codellama.planner.traffic import all_reduce, gather
@@ -68,6 +68,8 @@ def test_a_block_of_the_kernels_keeps_what_its_backward_reads(compute, size):
     inner = 2 * 3 * 34 * 202  # both halves of the gate
     assert work.kernels
     assert kernel_block_kept(work) == 4 * stream + size * (attention + inner) + 4 * 3 * 4 * 34
+    remade = {4: -(-work.layers // 3), 2: work.layers}[size]  # blocks that make the second one again
+    assert kernel_blocks_kept(work) == work.layers * kernel_block_kept(work) - remade * 4 * stream // 2
     assert forward_tables(work) == 0
 
 
