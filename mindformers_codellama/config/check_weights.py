@@ -1,11 +1,11 @@
-"""Rules about the key `weights`: packed weights predict and evaluate, in one process on the CPU."""
+"""Rules about the key `weights`: packed weights predict and evaluate, in one process on the CPU; integers are exported too."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 
 from mindformers_codellama.config.sections import RunConfig
-from mindformers_codellama.config.weight_forms import PACKED_FORMS
+from mindformers_codellama.config.weight_forms import EXPORTED_FORMS, PACKED_FORMS
 from mindformers_codellama.errors import CodeLlamaError, ConfigError
 
 
@@ -14,10 +14,11 @@ def weights_findings(run: RunConfig) -> Iterator[CodeLlamaError]:
     form = run.weights
     if form not in PACKED_FORMS or run.engine != "native":
         return
-    if run.run_mode not in ("eval", "predict"):
+    exported = run.run_mode == "export" and form in EXPORTED_FORMS
+    if run.run_mode not in ("eval", "predict") and not exported:
         problem = f"got {form!r}, but run_mode {run.run_mode} needs floating-point weights; packed ones predict and evaluate."
         yield ConfigError("weights", problem, fix="write auto.")
-    if run.context.device_target != "CPU":
+    if run.context.device_target != "CPU" and not exported:
         problem = f"got {form!r}, but packed weights are computed by CPU kernels."
         yield ConfigError("weights", problem, fix="write auto, or context.device_target: CPU.")
     if run.use_parallel and run.parallel_config.ranks > 1:

@@ -8,14 +8,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from mindformers_codellama.config.model_config import ModelConfig
+from mindformers_codellama.config.weight_forms import EXPORTED_FORMS
 from mindformers_codellama.errors import CodeLlamaError, ConfigError
 from mindformers_codellama.layout.ranks import Layout
 from mindformers_codellama.mindir.manifest import GROUPS
 from mindformers_codellama.mindir.protocol import FULL, INC, SINGLE
 from mindformers_codellama.quantization.formats import DEFAULT_GROUP, padded_columns
 
-FORMS = ("int8", "int4")
-"""Forms besides floating ones."""
 WIDTHS = {"float32": 4, "float16": 2, "bfloat16": 2}
 ENCRYPTED_LIMIT = 1 << 30
 """Bytes of weights and caches above which MindSpore writes two files."""
@@ -151,8 +150,8 @@ def request_findings(config: ModelConfig, layout: Layout, request: ExportRequest
 
 
 def _integer_findings(config: ModelConfig, layout: Layout, request: ExportRequest) -> Iterator[CodeLlamaError]:
-    if request.form not in FORMS:
-        fix = f"write auto, or one of {', '.join(FORMS)}; for bfloat16 say --dtype bfloat16."
+    if request.form not in EXPORTED_FORMS:
+        fix = f"write auto, or one of {', '.join(EXPORTED_FORMS)}; for bfloat16 say --dtype bfloat16."
         yield ConfigError("weights", f"got {request.form!r}, which is no form of exported weights.", fix=fix)
     if layout.ranks > 1:
         problem = f"got {request.form!r} on {layout.ranks} ranks, but groups of columns that share a scale are not cut over ranks."

@@ -7,7 +7,9 @@ from pathlib import Path
 import pytest
 
 from mindformers_codellama.cli.export import check_format
+from mindformers_codellama.config.check_weights import weights_findings
 from mindformers_codellama.config.model_config import ModelConfig
+from mindformers_codellama.config.read import read_run
 from mindformers_codellama.errors import CheckpointError, ConfigError
 from mindformers_codellama.export.request import ExportRequest, export_sizes, request_findings
 from mindformers_codellama.layout.cuts import ModelLayout
@@ -18,6 +20,7 @@ CONFIG = ModelConfig(
     vocab_size=100, hidden_size=64, num_layers=2, num_heads=4, num_kv_heads=2, intermediate_size=96, seq_length=64, max_position=64
 )
 ONE = Layout()
+PROJECT = Path(__file__).resolve().parents[3]
 
 
 def sizes(request, config=CONFIG):
@@ -97,3 +100,13 @@ def test_a_file_without_a_key_is_refused(tmp_path, content):
         read_key(path)
     with pytest.raises(CheckpointError, match="cannot be read"):
         read_key(tmp_path / "none")
+
+
+def test_integers_are_exported_from_yaml_and_bfloat16_is_not():
+    config = "configs/codellama/predict_codellama_tiny.yaml"
+    wanted = ["run_mode=export", "load_checkpoint=x"]
+    for form, device, problems in (("int8", "Ascend", 0), ("int4", "CPU", 0), ("bfloat16", "CPU", 1)):
+        run = read_run(PROJECT / config, overrides=[*wanted, f"weights={form}", f"context.device_target={device}"])
+        found = [str(error) for error in weights_findings(run)]
+        assert len(found) == problems, found
+    assert "run_mode export needs floating-point weights" in found[0]
