@@ -7,8 +7,8 @@ import gc
 import logging
 import shutil
 import time
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -87,13 +87,23 @@ def export_network(
     others = None if comm.is_alone else comm
     folder = request.folder
     together(others, lambda: check_place(folder, sizes, force=request.force), doing=BUILDING)
-    try:
+    with staged(folder, comm):
         return _export(build, request, comm, context, progress, started)
+
+
+@contextmanager
+def staged(folder: Path, comm: Comm) -> Iterator[None]:
+    """The stage of an export is there inside, and gone afterwards; so is the folder when it stayed empty."""
+    was_there = folder.exists()
+    together(None if comm.is_alone else comm, lambda: make_stage(folder) if comm.rank == 0 else None, doing=BUILDING)
+    try:
+        yield
     finally:
         # on every rank: machines may have disks of their own
         shutil.rmtree(folder / STAGE, ignore_errors=True)
-        with suppress(OSError):
-            folder.rmdir()  # only if it is empty
+        if not was_there:
+            with suppress(OSError):
+                folder.rmdir()  # only if it is empty
 
 
 def _export(
@@ -133,7 +143,6 @@ def _ask_and_write(
     if integers is not None:
         integers.put_in()
     others = None if comm.is_alone else comm
-    together(others, lambda: make_stage(request.folder) if comm.rank == 0 else None, doing=WRITING)
     write = partial(write_rank, network, request, request.folder / STAGE, comm.rank, progress=progress)
     output = together(others, write, doing=WRITING)
     let_go(network)

@@ -46,6 +46,8 @@ from mindformers_codellama.model.llama import LlamaNetwork
 logger = logging.getLogger(__name__)
 
 STAGE = ".export.tmp"
+OWNER = "process"
+"""File of the stage with the number of the process that writes it."""
 Progress = Callable[[int], object]
 
 
@@ -113,7 +115,11 @@ def _write_encrypted(network: LlamaNetwork, caches: Caches, request: ExportReque
         logger.info("rank %d: building and encrypting the %s graph", rank, role)
         spec, cell = _graph_of(role, network, caches, request)
         file = graph_files(role, rank)[0]
-        records.append(dataclasses.replace(write_encrypted(stage / file, cell, placeholders(spec), key), name=file))
+        try:
+            record = write_encrypted(stage / file, cell, placeholders(spec), key)
+        except OSError as error:
+            raise write_problem(stage.parent, error) from error
+        records.append(dataclasses.replace(record, name=file))
         graphs.append(Graph(role=role, rank=rank, file=file, data=(), signature=spec))
     return RankOutput(tuple(graphs), tuple(records), group)
 
@@ -235,15 +241,33 @@ def make_stage(folder: Path) -> Path:
     """The folder everything is written to first; one that an interrupted export left behind is emptied.
 
     Raises:
-        CheckpointError: not writable.
+        CheckpointError: not writable, or another process is exporting into it.
     """
     stage = folder / STAGE
+    owner = stage / OWNER
     try:
+        if owner.is_file() and _is_alive(owner.read_text()):
+            problem = f"process {owner.read_text()} of this machine is exporting into it."
+            raise CheckpointError(folder, problem, fix="wait for it, or give another --output.")
         shutil.rmtree(stage, ignore_errors=True)
         stage.mkdir(parents=True)
+        owner.write_text(str(os.getpid()))
     except OSError as error:
         raise write_problem(folder, error) from error
     return stage
+
+
+def _is_alive(pid: str) -> bool:
+    """Whether another process of this number runs."""
+    if not pid.isdecimal() or int(pid) == os.getpid():
+        return False
+    try:
+        os.kill(int(pid), 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True
 
 
 def remove_old(folder: Path) -> None:

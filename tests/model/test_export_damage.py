@@ -14,6 +14,7 @@ from export_case import CONTEXT, export, opened, rewrite
 from mindformers_codellama.checkpoint.files import FileRecord
 from mindformers_codellama.errors import CheckpointError, ClusterError, EnvironmentFault
 from mindformers_codellama.export.run import verify_again
+from mindformers_codellama.export.write import make_stage
 from mindformers_codellama.mindir.files import file_sha256
 from mindformers_codellama.mindir.manifest import read_export_manifest, write_export_manifest
 from mindformers_codellama.parallel.comm import SINGLE
@@ -174,3 +175,17 @@ def test_weights_that_are_not_numbers(copied):
     config = read_export_manifest(copied[0]).model
     with pytest.raises(CheckpointError, match="differ by inf"):
         compare(Broken(), reference, config, where="x")
+
+
+def test_two_exports_into_one_folder(tmp_path):
+    """The second one stops; what a dead one left behind is emptied."""
+    stage = tmp_path / ".export.tmp"
+    stage.mkdir()
+    (stage / "process").write_text(str(os.getppid()))
+    (stage / "half").write_text("x")
+    with pytest.raises(CheckpointError, match=rf"process {os.getppid()} of this machine is exporting into it"):
+        export(tmp_path, verify=False)
+    assert (stage / "half").exists()
+    (stage / "process").write_text("999999999")
+    assert make_stage(tmp_path) == stage
+    assert [path.name for path in stage.iterdir()] == ["process"]
