@@ -25,7 +25,7 @@ from mindformers_codellama.cluster.rank_table_read import read_rank_table
 from mindformers_codellama.errors import CheckpointError, ConfigError, EnvironmentFault, GenerationError, raise_all
 from mindformers_codellama.mindir.files import verify_files
 from mindformers_codellama.mindir.key import read_key
-from mindformers_codellama.mindir.lite_gears import Gears, read_gears
+from mindformers_codellama.mindir.lite_gears import DIMS, SHAPE, Gears, read_gears
 from mindformers_codellama.mindir.lite_ini import ASCEND, GRAPH, PROVIDER, LiteIni
 from mindformers_codellama.mindir.manifest import ExportManifest, read_export_manifest
 from mindformers_codellama.mindir.protocol import ACTIVE_LENGTH, FULL, INC, INPUT_IDS, Float32, Inputs, Signature, check_inputs
@@ -161,8 +161,12 @@ class LiteEngine:
         options: dict[str, Any] = {}
         if self.place.ini is not None:
             options["config_path"] = str(self.place.ini[index].path)
-        if self.config:
-            options["config_dict"] = {section: dict(keys) for section, keys in self.config.items()}
+        said = {section: dict(keys) for section, keys in self.config.items()}
+        gears = self.gears[role]
+        if gears is not None:  # with the graph's own names and sizes
+            said[GRAPH] = dict(gears.options)
+        if said:
+            options["config_dict"] = said  # wins over the file
         if self._manifest.encryption:
             options |= {"dec_key": self._key, "dec_mode": self._manifest.encryption}
         path = str(self.folder / self._graphs[role].file)
@@ -192,7 +196,7 @@ class LiteEngine:
             return None
         ini = self.place.ini[index]
         if not self._manifest.dynamic:
-            for key in ("ge.inputShape", "ge.dynamicDims"):
+            for key in (SHAPE, DIMS):
                 if ini.value(GRAPH, key):
                     problem = "is for graphs of dynamic shapes; these were exported with fixed ones."
                     raise ConfigError(ini.where(GRAPH, key), problem, fix="leave it out, or export with --dynamic.")

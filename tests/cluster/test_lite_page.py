@@ -66,7 +66,7 @@ def test_the_flags_of_the_page_are_those_of_the_command():
 def test_files_shown_on_the_page_are_sound(tmp_path):
     (tmp_path / "hccl_8p_01234567_127.0.0.1.json").write_text("{}")
     shown = re.findall(r"```ini\n(.*?)```", PAGE, re.DOTALL)
-    assert len(shown) == 2
+    assert len(shown) == 3
     for number, text in enumerate(shown):
         (tmp_path / f"{number}.ini").write_text(text)
         read_lite_ini(tmp_path / f"{number}.ini")

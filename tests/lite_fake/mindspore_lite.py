@@ -299,9 +299,9 @@ class Model:
         if "ge.dynamicDims" not in options:
             return
         named = [part.split(":") for part in options["ge.inputShape"].split(";") if part]
-        if options.get("ge.dynamicNodeType") != "1" or sorted(name for name, _ in named) != sorted(self._graph.ge_names):
+        if options.get("ge.dynamicNodeType") != "1" or sorted(name for name, _ in named) != sorted(self._graph.names):
             raise RuntimeError("predict failed!")
-        by_name = dict(zip(self._graph.ge_names, shapes, strict=True))
+        by_name = dict(zip(self._graph.names, shapes, strict=True))
         free = [by_name[name][index] for name, dims in named for index, dim in enumerate(dims.split(",")) if dim == "-1"]
         gears = [[int(size) for size in group.split(",")] for group in options["ge.dynamicDims"].split(";") if group]
         if free not in gears:
@@ -326,11 +326,6 @@ def _open(path, shared, key, mode):
     return Toy(path, shared) if toy else MindIR(path, shared, key, mode)
 
 
-def _ge_name(name):
-    """MindFormers' graphs call the ids `tokens`."""
-    return "tokens" if name == "input_ids" else name
-
-
 class Toy:
     """A language model without arithmetic: the logits say which ids a row holds and where.
 
@@ -342,7 +337,6 @@ class Toy:
             values = json.load(file)
         self.inputs = [(item["dtype"], [-1 if size is None else size for size in item["shape"]]) for item in values["inputs"]]
         self.names = [item["name"] for item in values["inputs"]]
-        self.ge_names = [_ge_name(name) for name in self.names]
         self.collective, self.vocab, self.seq = values["collective"], values["vocab"], values["seq"]
         self.salt = values["salt"]
         self.cache = shared.setdefault("cache", np.zeros((64, self.seq), np.int64))
@@ -391,10 +385,9 @@ class MindIR:
         proto = mind_ir_pb2.ModelProto()
         with open(path, "rb") as file:
             proto.ParseFromString(_decrypted(path, key, mode) if key else file.read())
-        self.names = [item.name for item in proto.graph.input]
+        self.names = [item.name.rsplit(":", 1)[-1] for item in proto.graph.input]  # the loader drops the graph's name
         self.inputs = [(kinds[tensor.data_type], list(tensor.dims)) for item in proto.graph.input for tensor in item.tensor]
         self.collective = any("AllReduce" in node.op_type or "AllGather" in node.op_type for node in _nodes(proto))
-        self.ge_names = [_ge_name(name) for name in self.names]
 
     def run(self, arrays):
         import mindspore as ms

@@ -28,9 +28,9 @@ MODEL = ModelConfig(
 )
 
 
-def signature(role, *, batch, dynamic=False, paged=False):
-    """Inputs as mindir.protocol describes them."""
-    rows = None if dynamic else batch
+def signature(role, *, batch, dynamic=False, paged=False, rows=None):
+    """Inputs as mindir.protocol describes them; of dynamic graphs the rows may be fixed."""
+    rows = rows if dynamic else batch
     width = 1 if role == INC else (None if dynamic else SEQ)
     inputs = [TensorSpec(name="input_ids", dtype="int32", shape=(rows, width))]
     inputs.append(TensorSpec(name="batch_valid_length", dtype="int32", shape=(rows,)))
