@@ -95,9 +95,13 @@ class LiteEngine:
         self._graphs = {role: self._manifest.graph(place.rank_id, role) for role in (FULL, INC)}
         self._models: dict[str, Any] = {}
         self._lite: Any = None
+        self._group: Any = None  # lives as long as its models
         self._has_rows = False
         _check_target(folder, self._manifest)
         _check_key(folder, self._manifest, self._key)
+        if self._manifest.single and place.ini is not None and place.ini[0] is not place.ini[1]:
+            problem = "names two files, but this export has a single graph."
+            raise ConfigError("--config_path", problem, fix=f"give one: {place.ini[0].path}.")
         self.config = _rank_config(self._manifest, place)
         self.gears: dict[str, Gears | None] = {role: self._gears(index, role) for index, role in enumerate((FULL, INC))}
 
@@ -126,7 +130,8 @@ class LiteEngine:
         if len(roles) == 2:
             with _told("the group of both graphs"):
                 # before either is built: the second then takes the weights and the cache of the first
-                self._lite.ModelGroup(self._lite.ModelGroupFlag.SHARE_WEIGHT).add_model([models[FULL], models[INC]])
+                self._group = self._lite.ModelGroup(self._lite.ModelGroupFlag.SHARE_WEIGHT)
+                self._group.add_model([models[FULL], models[INC]])
         for index, role in enumerate(roles):
             with _told(self.folder / self._graphs[role].file):
                 self._build(models[role], role, index, context)
@@ -134,8 +139,9 @@ class LiteEngine:
 
     def prefill(self, inputs: Inputs) -> Float32:
         """Forget the rows before, read prompts; float32 `(B, V)` after each one's last token."""
+        logits_BV = self._run(FULL, inputs)
         self._has_rows = True
-        return self._run(FULL, inputs)
+        return logits_BV
 
     def decode(self, inputs: Inputs) -> Float32:
         """Read one more token of every row; float32 `(B, V)`."""

@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import json
 import os
+import weakref
 from enum import Enum
 
 import numpy as np
@@ -175,7 +176,7 @@ class Tensor:
 class ModelGroup:
     """[model]"""
 
-    __slots__ = ("_flags", "_models", "_variables")
+    __slots__ = ("__weakref__", "_flags", "_models", "_variables")
 
     def __init__(self, flags=ModelGroupFlag.SHARE_WORKSPACE):
         if flags not in ModelGroupFlag:
@@ -192,7 +193,7 @@ class ModelGroup:
                 raise TypeError(f"models element must be all str or Model, but got {type(model)} at index {index}.")
             if model._graph is not None:  # "models share weights" is said before they are built [ge]
                 raise RuntimeError("ModelGroup's add model failed.")
-            model._group = self
+            model._group = weakref.ref(self)
         self._models += models
 
 
@@ -231,9 +232,16 @@ class Model:
                 raise RuntimeError("dec_mode or dec_num_parallel")
         self._provider = context.ascend.provider
         self._require_place(context)
-        shared = {} if self._group is None else self._group._variables
+        group = self._living_group()
+        shared = {} if group is None else group._variables
         self._graph = _open(model_path, shared, dec_key, dec_mode)
         self._require_ranks(context)
+
+    def _living_group(self):
+        group = None if self._group is None else self._group()
+        if self._group is not None and group is None:  # the page's examples keep it while models are built [ge]
+            raise RuntimeError("build_from_file failed! Error is the model group is gone")
+        return group
 
     def _update(self, config_dict):
         if not config_dict:
@@ -252,7 +260,8 @@ class Model:
             raise RuntimeError("build_from_file failed! Error is variables need GE")  # [ge]: only GE knows variables
         if self._provider != "ge" or self._config.get("ascend_context", {}).get("provider", "ge") != "ge":
             raise RuntimeError("build_from_file failed! Error is the model has variables, which ACL does not know")  # [ge]
-        if self._group is not None and self._group._flags is not ModelGroupFlag.SHARE_WEIGHT:
+        group = self._living_group()
+        if group is not None and group._flags is not ModelGroupFlag.SHARE_WEIGHT:
             raise RuntimeError("build_from_file failed! Error is models as objects share weights only")  # [model] add_model
 
     def _require_ranks(self, context):

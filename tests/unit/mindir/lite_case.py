@@ -19,7 +19,7 @@ from mindformers_codellama.mindir.manifest import (
     graph_files,
     write_export_manifest,
 )
-from mindformers_codellama.mindir.protocol import FULL, INC, Signature, TensorSpec
+from mindformers_codellama.mindir.protocol import FULL, INC, SINGLE, Signature, TensorSpec
 
 FAKE = Path(__file__).resolve().parents[2] / "lite_fake"
 VOCAB, SEQ, BLOCK, SALT = 50, 128, 16, 77
@@ -50,7 +50,7 @@ def write_export(folder, *, batch=1, dynamic=False, paged=False, blocks=0, ranks
     blocks = blocks or 1 + batch * SEQ // BLOCK
     graphs = []
     for rank in range(ranks):
-        for role in (FULL, INC):
+        for role in (SINGLE,) if said.get("single") else (FULL, INC):
             inputs = signature(role, batch=batch, dynamic=dynamic, paged=paged)
             path = folder / graph_files(role, rank)[0]
             path.parent.mkdir(parents=True, exist_ok=True)

@@ -124,6 +124,10 @@ def test_graphs_that_lite_cannot_run_are_refused_before_it_is_asked(tmp_path):
     key.write_bytes(b"0" * 16)
     with pytest.raises(CodeLlamaError, match="not encrypted, but a key was given"):
         LiteEngine(tmp_path / "open", LitePlace(), key_file=key)
+    single = write_export(tmp_path / "single", single=True)
+    assert single.single
+    with pytest.raises(CodeLlamaError, match="names two files, but this export has a single graph"):
+        opened(tmp_path / "single")
     gears = "[ge_graph_options]\nge.inputShape=tokens:-1,1\nge.dynamicDims=1;2\nge.dynamicNodeType=1\n"
     with pytest.raises(CodeLlamaError, match="is for graphs of dynamic shapes"):
         opened(tmp_path / "open", inc=gears)
