@@ -12,7 +12,7 @@ from mindformers_codellama.checkpoint.start import load_weights
 from mindformers_codellama.config.sections_parallel import ContextSection
 from mindformers_codellama.errors import ClusterError, CodeLlamaError, ConfigError, raise_all
 from mindformers_codellama.export.onnx import export_onnx, onnx_findings
-from mindformers_codellama.export.request import ExportRequest, ExportSizes, export_sizes, request_findings
+from mindformers_codellama.export.request import LONG, ExportRequest, ExportSizes, export_sizes, request_findings
 from mindformers_codellama.export.run import ExportReport, export_network, verify_again
 from mindformers_codellama.export.write import Progress
 from mindformers_codellama.kernels.choose import choose_kernels
@@ -64,6 +64,11 @@ def export_source(source: Source, request: ExportRequest, *, onnx: bool = False,
     choose_kernels("off", device=source.context.device_target)
     if request.verify:
         raise_all(unverifiable(source))
+    if source.config.seq_length > LONG and not request.dynamic and not onnx:
+        logger.warning(
+            "every prompt will be computed over all %d positions, however short it is: give --seq-length or --dynamic.",
+            source.config.seq_length,
+        )
     words = read_tokenizer(source)
     if words is not None:
         request = replace(request, tokenizer=tokenizer_facts(words), prompt_ids=tuple(words.encode(PROMPT)))
