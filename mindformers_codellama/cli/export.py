@@ -83,9 +83,15 @@ def run(arguments: argparse.Namespace) -> int:
     if not arguments.model:
         raise ConfigError("CONFIG|DIR", "nothing to export is named.", fix="codellama export CONFIG --output DIR; see --help.")
     check_format(arguments.format)
-    from mindformers_codellama.pipelines.open_model import find_source
+    from mindformers_codellama.pipelines.open_model import find_source, is_yaml
 
     source = adjusted(find_source(arguments.model, arguments.overrides), arguments)
+    if is_yaml(arguments.model):
+        from mindformers_codellama.config.read import read_run
+
+        said = read_run(arguments.model, overrides=arguments.overrides)
+        arguments.output = arguments.output or Path(said.output_dir)
+        arguments.dynamic = said.model.is_dynamic if arguments.dynamic is None else arguments.dynamic
     return export(source, request_of(source, arguments), arguments)
 
 

@@ -98,6 +98,27 @@ def test_the_commands_refuse_in_one_line(place, monkeypatch, capsys):
     assert not (place / "here").exists(), "nothing was begun"
 
 
+def test_the_configuration_says_what_flags_do_not(place, monkeypatch, capsys):
+    monkeypatch.chdir(place)
+    words = ["export", CONFIG, "--load-checkpoint", "tiny.ckpt", "--dry-run", "--json"]
+
+    def planned(*more):
+        assert main([*words, *more]) == 0
+        return json.loads(capsys.readouterr().out)
+
+    plain = planned()
+    assert (plain["output"], plain["dynamic"], plain["rows"], plain["positions"]) == ("output/tiny/predict", False, 1, 256)
+    sets = ["--set", "model.model_config.is_dynamic=True", "--set", "model.model_config.batch_size=3", "--set", "weights=int8"]
+    said = planned(*sets)
+    assert (said["dynamic"], said["rows"], said["weights"]) == (True, 3, "int8")
+    flagged = planned(*sets, "--no-dynamic", "--batch-size", "2", "--seq-length", "64", "--weights", "auto", "--output", "x")
+    assert (flagged["output"], flagged["dynamic"], flagged["rows"], flagged["positions"]) == ("x", False, 2, 64)
+    assert flagged["weights"] == "float32"
+    assert 0 < flagged["disk_per_rank"] < flagged["memory_per_rank"]
+    assert said["disk_per_rank"] < flagged["disk_per_rank"]
+    assert not (place / "x").exists()
+
+
 def test_examples_name_real_flags():
     parser = build_parser(["export"])
     for line in EXAMPLES.splitlines():
