@@ -5,7 +5,8 @@ Of an export into `output` there are
     output/mindir_full_checkpoint/rank_N.mindir                     graph with its weights, or
     output/mindir_full_checkpoint/rank_N_graph.mindir               graph, and its weights in
     output/mindir_full_checkpoint/rank_N_variables/data_0           this file
-    output/mindir_inc_checkpoint/rank_N[_graph].mindir              may point at the same data file
+    output/mindir_inc_checkpoint/rank_N[_graph].mindir              and the same data file by a second name (a hard link)
+    output/export/reference.npz                                     what the model itself said to a prompt
     output/export/manifest.json                                     this module; of all ranks, written last
 
 Nothing of the directory is used that the manifest does not name: MindSpore reads damaged weights without a word.

@@ -56,10 +56,14 @@ def test_two_ranks_write_one_export(checkpoint, tmp_path):
     assert "the same 8 tokens" in again
     alone = codellama("export", "--verify-only", "two", folder=tmp_path, code=9)
     assert "is of 2 ranks that run together; this process is none. Fix: codellama launch --ranks 2" in alone
-    flags = [*weights, "--output", "ascend", "--target", "ascend"]
+    # from shards and their strategy files, for Ascend
+    codellama("shard", checkpoint, "shards", "--config", TWO, folder=tmp_path)
+    (tmp_path / "shards/strategy").rename(tmp_path / "strategy")
+    flags = ["--load-checkpoint", "shards", "--set", "src_strategy_path_or_dir=strategy", "--output", "ascend", "--target", "ascend"]
     codellama("launch", "--ranks", "2", "--", "export", TWO, *flags, folder=tmp_path)
     manifest = read_export_manifest(tmp_path / "ascend")
     assert (manifest.group, manifest.target, manifest.verified) == ("hccl_world_group", "ascend", True)
+    assert manifest.verification["tokens"] == one.verification["tokens"]
     for graph in manifest.graphs:
         model = mind_ir_pb2.ModelProto()
         model.ParseFromString((tmp_path / "ascend" / graph.file).read_bytes())
