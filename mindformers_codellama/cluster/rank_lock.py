@@ -7,7 +7,7 @@ import hashlib
 import os
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TextIO
@@ -17,12 +17,27 @@ from mindformers_codellama.errors import ClusterError
 POLL = 0.05
 LOOKS = 0.5
 """Seconds in which a lock that is held may only be looked at by another rank."""
-Note = Callable[[str], None]
-"""Leaves a word for the other ranks of the job."""
+
+
+class Held:
+    """The lock of this process."""
+
+    def __init__(self, file: TextIO) -> None:
+        self._file = file
+
+    def note(self, text: str) -> None:
+        """Leave a word for the other ranks of the job."""
+        self._file.truncate(0)
+        self._file.write(f"{os.getpid()}\n{text}\n")
+        self._file.flush()
+
+    def until_exit(self) -> None:
+        """Hold it until this process has ended, not only until the context is left."""
+        os.dup(self._file.fileno())  # a lock goes with the last descriptor of the file, and nobody closes this one
 
 
 @contextmanager
-def only_process(rank: int, job: str, *, folder: Path | None = None) -> Iterator[Note]:
+def only_process(rank: int, job: str, *, folder: Path | None = None) -> Iterator[Held]:
     """While open, no other process of this machine and user is that rank of that job. The lock ends with the process.
 
     Args:
@@ -40,13 +55,15 @@ def only_process(rank: int, job: str, *, folder: Path | None = None) -> Iterator
             fix = "wait for it, or stop it; jobs beside each other need ports of their own (MS_SCHED_PORT)."
             raise ClusterError(f"rank {rank}", f"of the job {job} runs already: process {holder}.", fix=fix)
 
-        def note(text: str) -> None:
-            file.truncate(0)
-            file.write(f"{os.getpid()}\n{text}\n")
-            file.flush()
+        held = Held(file)
+        held.note("")
+        yield held
 
-        note("")
-        yield note
+
+def is_running(rank: int, job: str, *, folder: Path | None = None) -> bool:
+    """Whether a process is that rank of that job."""
+    with lock_file(rank, job, folder).open("a+", encoding="utf-8") as file:
+        return not _locked(file, 0.0)
 
 
 def note_of(rank: int, job: str, *, folder: Path | None = None) -> str:

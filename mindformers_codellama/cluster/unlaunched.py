@@ -1,7 +1,7 @@
 """Ranks that a plain shell loop starts, as MindFormers' run_lite.sh does: each finds the others without `codellama launch`.
 
-Rank 0 runs MindSpore's scheduler beside itself, on a port that is free, and leaves that port where the other ranks of the
-same shell look for it. With MS_SCHED_PORT set, ranks may come from different shells.
+Rank 0 starts MindSpore's scheduler on a port that is free, and leaves that port where the other ranks of the same shell look
+for it. With MS_SCHED_PORT set, ranks may come from different shells. The scheduler ends after the last rank.
 """
 
 from __future__ import annotations
@@ -9,24 +9,23 @@ from __future__ import annotations
 import logging
 import os
 import subprocess
+import sys
 import time
-import uuid
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
 from mindformers_codellama.cluster.environment import DEFAULT_PORT, Address, Job, LocalRank, rank_variables, scheduler_variables
 from mindformers_codellama.cluster.environment import environment as process_environment
 from mindformers_codellama.cluster.launch_address import first_free, held_port
-from mindformers_codellama.cluster.launch_guard import MARK, Guard, kill_marked
 from mindformers_codellama.cluster.launch_place import LOCALHOST
-from mindformers_codellama.cluster.launch_ranks import SCHEDULER
-from mindformers_codellama.cluster.rank_lock import POLL, Note, note_of, only_process
+from mindformers_codellama.cluster.rank_lock import POLL, note_of, only_process
 from mindformers_codellama.errors import ClusterError, ConfigError
 
 logger = logging.getLogger(__name__)
 
 STARTED_BY = ("MS_ROLE", "RANK_TABLE_FILE", "OMPI_COMM_WORLD_SIZE")
 """Set by every launcher for the ranks it starts."""
+KEEPER = (sys.executable, "-m", "mindformers_codellama.cluster.scheduler_keeper")
 MEET_SECONDS = 60.0
 """A rank waits so long for rank 0 to say where they meet."""
 
@@ -54,14 +53,16 @@ def joined(rank: int, ranks: int, *, what: str, device: int = 0) -> Iterator[Non
             yield
         return
     job = str(_master(os.environ, stated)) if stated else f"of process {os.getppid()} over {what}"
-    with only_process(rank, job) as note:
+    with only_process(rank, job) as held:
+        held.until_exit()
         if rank:
-            master = _master(os.environ, stated or _port_of_rank_0(job))
-            _place(rank, ranks, master, device)
+            _place(rank, ranks, _master(os.environ, stated or _port_of_rank_0(job)), device)
             yield
             return
         master = _master(os.environ, stated) if stated else first_free(_master(os.environ, DEFAULT_PORT))
-        with held_port(master), _scheduler(ranks, master, note):
+        with held_port(master):
+            _start_scheduler(job, ranks, master)
+            held.note(str(master.port))
             _place(rank, ranks, master, device)
             yield
 
@@ -77,21 +78,13 @@ def _port_of_rank_0(job: str) -> int:
     raise ClusterError("rank 0", problem, fix="start all ranks from one shell, or set MS_SCHED_PORT to the same free port for each.")
 
 
-@contextmanager
-def _scheduler(ranks: int, master: Address, note: Note) -> Iterator[None]:
-    """MindSpore's scheduler. After a good end it goes when this process does: MindSpore ends all ranks of a job together."""
-    mark = uuid.uuid4().hex
-    guard = Guard(mark)
-    try:
-        variables = {**process_environment(_job(ranks, master), scheduler_variables(_job(ranks, master)), os.environ), MARK: mark}
-        none = subprocess.DEVNULL
-        subprocess.Popen(SCHEDULER, env=variables, stdin=none, stdout=none, stderr=none, start_new_session=True)  # noqa: S603
-        note(str(master.port))
-        yield
-    except BaseException:
-        kill_marked(mark)
-        guard.close()
-        raise
+def _start_scheduler(job: str, ranks: int, master: Address) -> None:
+    """MindSpore's scheduler, under a keeper that stops it when the last rank has ended."""
+    place = _job(ranks, master)
+    variables = process_environment(place, scheduler_variables(place), os.environ)
+    none = subprocess.DEVNULL
+    command = [*KEEPER, job, str(ranks)]
+    subprocess.Popen(command, env=variables, stdin=none, stdout=none, stderr=none, start_new_session=True)  # noqa: S603
 
 
 def _place(rank: int, ranks: int, master: Address, device: int) -> None:

@@ -16,8 +16,8 @@ OTHER = """
 import sys, time
 from pathlib import Path
 from mindformers_codellama.cluster.rank_lock import only_process
-with only_process(1, "job", folder=Path(sys.argv[1])) as note:
-    note("8200")
+with only_process(1, "job", folder=Path(sys.argv[1])) as held:
+    held.note("8200")
     print("held", flush=True)
     sys.stdin.read()
 """
@@ -51,6 +51,9 @@ def test_a_rank_is_one_process_until_that_ends(tmp_path, other):
         pass
 
 
+DUP = os.dup
+
+
 @pytest.fixture
 def alone(monkeypatch, tmp_path):
     """No launcher, locks in a folder of their own, and a scheduler that only waits."""
@@ -58,9 +61,15 @@ def alone(monkeypatch, tmp_path):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("TMPDIR", str(tmp_path))
     monkeypatch.setattr("tempfile.tempdir", None)
-    monkeypatch.setattr(unlaunched, "SCHEDULER", (sys.executable, "-c", "import time; time.sleep(60)"))
+    code = "import sys; from mindformers_codellama.cluster.scheduler_keeper import keep; "
+    code += "keep(sys.argv[1], int(sys.argv[2]), command=(sys.executable, '-c', 'import time; time.sleep(60)'))"
+    monkeypatch.setattr(unlaunched, "KEEPER", (sys.executable, "-c", code))
+    kept = []  # what a process holds until its end is let go at the end of the test
+    monkeypatch.setattr(rank_lock.os, "dup", lambda number: kept.append(DUP(number)))
     before = dict(os.environ)
     yield monkeypatch
+    for number in kept:
+        os.close(number)
     os.environ.clear()
     os.environ.update(before)
 
@@ -79,26 +88,41 @@ def schedulers():
     return found
 
 
-def stopped_after_meeting():
-    """Rank 0 and, in the same process, rank 1 of one job; then rank 0 is stopped."""
-    with unlaunched.joined(0, 2, what="export"):
-        assert (os.environ["MS_ROLE"], os.environ["MS_WORKER_NUM"], os.environ["MS_NODE_ID"]) == ("MS_WORKER", "2", "0")
-        port = os.environ["MS_SCHED_PORT"]
-        assert len(schedulers()) == 1
-        for name in ("MS_ROLE", "MS_SCHED_PORT", "MS_SCHED_HOST"):
-            del os.environ[name]
-        with unlaunched.joined(1, 2, what="export", device=3):
-            assert (os.environ["MS_NODE_ID"], os.environ["MS_SCHED_PORT"], os.environ["DEVICE_ID"]) == ("1", port, "3")
-        raise KeyboardInterrupt
+MEETING = """
+import os, sys
+from mindformers_codellama.cluster import unlaunched
+with unlaunched.joined(int(sys.argv[1]), 2, what="export", device=3):
+    print(*(os.environ[name] for name in "MS_ROLE MS_WORKER_NUM MS_NODE_ID MS_SCHED_PORT DEVICE_ID".split()), flush=True)
+    sys.stdin.read(1)
+print("left", flush=True)
+sys.stdin.read(1)
+"""
 
 
-def test_the_others_meet_where_rank_0_says(alone):
-    with pytest.raises(KeyboardInterrupt):
-        stopped_after_meeting()
-    until = time.monotonic() + 10
-    while schedulers() and time.monotonic() < until:
-        time.sleep(0.05)
-    assert schedulers() == [], "a stopped rank 0 takes its scheduler with it"
+def test_the_others_meet_where_rank_0_says_and_the_scheduler_ends_after_the_last(alone):
+    code = MEETING.replace("with unl", f"unlaunched.KEEPER = {unlaunched.KEEPER!r}\nwith unl")
+    words = [sys.executable, "-c", code]
+    started = [subprocess.Popen([*words, rank], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) for rank in ("1", "0")]
+    try:
+        said = {rank: process.stdout.readline().split() for rank, process in zip((1, 0), started, strict=True)}
+        assert said[0][:3] == ["MS_WORKER", "2", "0"]
+        assert said[1] == ["MS_WORKER", "2", "1", said[0][3], "3"]
+        started[1].communicate("xx")  # rank 0 leaves the job and ends
+        started[0].stdin.write("x")
+        started[0].stdin.flush()
+        assert started[0].stdout.readline() == "left\n"
+        time.sleep(1)
+        assert len(schedulers()) == 2, "the keeper and what it keeps are there while a rank is still ending"
+        started[0].kill()
+        started[0].wait()
+        until = time.monotonic() + 20
+        while schedulers() and time.monotonic() < until:
+            time.sleep(0.05)
+        assert schedulers() == []
+    finally:
+        for process in started:
+            process.kill()
+            process.wait()
 
 
 def test_a_rank_whose_rank_0_does_not_come_gives_up(alone):
