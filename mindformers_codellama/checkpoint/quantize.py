@@ -23,7 +23,7 @@ from mindformers_codellama.checkpoint.files import (
 from mindformers_codellama.checkpoint.hf_config import generation_config, hf_config
 from mindformers_codellama.checkpoint.model_source import config_from_shapes
 from mindformers_codellama.checkpoint.open import CheckpointReader, open_checkpoint
-from mindformers_codellama.checkpoint.packed_file import file_record, mappable_bytes, write_mappable
+from mindformers_codellama.checkpoint.packed_file import file_record, forget_file, mappable_bytes, write_mappable
 from mindformers_codellama.checkpoint.packed_layout import slots
 from mindformers_codellama.checkpoint.packed_manifest import (
     MANIFEST_FILE,
@@ -189,6 +189,7 @@ def _write(  # noqa: PLR0913 - what a file is made from
         found = pack_weights(floats, model, form, group, out, on_bytes=on_bytes)
     errors = {tensor: asdict(error) for tensor, error in found.items()}
     manifest = PackedManifest(form=form, group=group, model=model, files=(file_record(file),), source=source, errors=errors)
+    forget_file(file)
     write_packed_manifest(stage / MANIFEST_FILE, manifest)
     return errors
 

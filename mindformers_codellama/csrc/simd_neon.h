@@ -207,5 +207,6 @@ inline void transpose(Vec* rows) {
 }
 
 inline void prefetch(const void* p) { __builtin_prefetch(p); }
+inline void prefetch_far(const void* p) { __builtin_prefetch(p, 0, 2); }
 
 }  // namespace codellama::CODELLAMA_LEVEL

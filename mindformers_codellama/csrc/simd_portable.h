@@ -188,5 +188,6 @@ inline void transpose(Vec* rows) {
 }
 
 inline void prefetch(const void*) {}
+inline void prefetch_far(const void*) {}
 
 }  // namespace codellama::CODELLAMA_LEVEL

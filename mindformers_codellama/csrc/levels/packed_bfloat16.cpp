@@ -46,7 +46,7 @@ struct Bfloat16Kernel {
                        int64_t distance, const Bfloat16* x, int64_t stride) {
     for (int64_t offset = begin; offset < end; offset += kPair) {
 #pragma GCC unroll 4
-      for (int t = 0; t < kTiles; ++t) prefetch(next[t] + offset + distance);
+      for (int t = 0; t < kTiles; ++t) prefetch_far(next[t] + offset + distance);
 #pragma GCC unroll 16
       for (int r = 0; r < Rows; ++r) {
 #pragma GCC unroll 4

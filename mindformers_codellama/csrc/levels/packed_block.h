@@ -8,19 +8,20 @@
 namespace codellama::CODELLAMA_LEVEL {
 
 // Rows of a block when there are few of them or many, and tiles beside each other: as many sums as the registers hold. With
-// few rows integers take one tile after the other, which reads faster; pairs of bfloat16 need several to hide their latency.
+// few rows int4, whose 64 bytes have two parts, takes one tile after the other, which reads faster; the others need several to hide
+// their latency.
 #if defined(CODELLAMA_AVX512)
 constexpr int kMostRows = 16, kGoodRows = 12;
 constexpr int tiles_beside(int rows) { return rows <= 4 ? 4 : rows <= 12 ? 2 : 1; }
-constexpr int integer_tiles_beside(int rows) { return rows <= 4 ? 1 : tiles_beside(rows); }
+constexpr int integer_tiles_beside(int rows, int parts) { return rows <= 4 && parts == 2 ? 1 : tiles_beside(rows); }
 #elif defined(CODELLAMA_AVX2) || defined(CODELLAMA_NEON)
 constexpr int kMostRows = 4, kGoodRows = 4;
 constexpr int tiles_beside(int rows) { return rows <= 2 ? 2 : 1; }
-constexpr int integer_tiles_beside(int rows) { return tiles_beside(rows); }
+constexpr int integer_tiles_beside(int rows, int) { return tiles_beside(rows); }
 #else
 constexpr int kMostRows = 2, kGoodRows = 2;
 constexpr int tiles_beside(int) { return 1; }
-constexpr int integer_tiles_beside(int) { return 1; }
+constexpr int integer_tiles_beside(int, int) { return 1; }
 #endif
 
 // One block: rows from `row` on, tiles from `tile` on. `left` tiles are there; those beyond are computed again and not stored.

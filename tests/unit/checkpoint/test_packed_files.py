@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import mmap
 import os
 import signal
 import subprocess
 import sys
 import time
 from dataclasses import replace
+from pathlib import Path
 
 import ml_dtypes
 import numpy as np
@@ -170,13 +172,23 @@ def test_the_file_is_a_safetensors_file_whose_tensors_are_aligned_and_mapped(pac
         assert view.tobytes() == theirs[name].tobytes()
         assert view.ctypes.data % ALIGNMENT == 0
         base = view
-        while base.base is not None and not isinstance(base, np.memmap):
+        while isinstance(base, np.ndarray):
             base = base.base
-        assert isinstance(base, np.memmap), "a view of the mapping, not a copy"
+        assert isinstance(base, mmap.mmap) or isinstance(base.obj, mmap.mmap), "a view of the mapping, not a copy"
     assert metadata["form"] == "int4"
     before = file.read_bytes()
     views["norms"][0] = 7
     assert file.read_bytes() == before, "writing to a view must not reach the file"
+
+
+@pytest.mark.skipif(not Path("/sys/kernel/mm/transparent_hugepage").exists(), reason="a kernel without large pages")
+def test_the_mapping_asks_for_large_pages(packed):
+    file = packed("w8") / PACKED_FILE
+    views, _ = map_file(file)
+    parts = Path("/proc/self/smaps").read_text().split("VmFlags:")
+    flags = next(after.split("\n")[0].split() for before, after in zip(parts, parts[1:], strict=False) if str(file) in before)
+    assert "hg" in flags  # proc(5): MADV_HUGEPAGE
+    assert views
 
 
 def test_odd_sizes_are_filled_up_and_a_file_cut_anywhere_is_refused(tmp_path):
