@@ -26,24 +26,27 @@ require_file "the manifest of the export directory" "$folder/export/manifest.jso
 ranks=$("$python" -c 'import json, sys; print(json.load(open(sys.argv[1]))["world_size"])' "$folder/export/manifest.json" 2>/dev/null) ||
     fail "$folder/export/manifest.json is damaged."
 
-flags=("$@") engine=graph ini='' prompt=given
-[[ " $* " == *" --predict_data "* || " $* " == *" --predict-data "* ]] || prompt='def bubble_sort(arr):\n'
+flags=("$@") engine=graph ini='' prompt='def bubble_sort(arr):\n'
 while [ $# -gt 0 ]; do
     case $1 in
         --engine) engine=${2:-} ;;
         --engine=*) engine=${1#*=} ;;
         --config_path | --config-path) ini=${2:-} ;;
         --config_path=* | --config-path=*) ini=${1#*=} ;;
+        --predict_data | --predict-data | --predict_data=* | --predict-data=*) prompt='' ;;
     esac
     shift
 done
-[ "$prompt" = given ] || flags+=(--predict_data "$prompt")
+[ -z "$prompt" ] || flags+=(--predict_data "$prompt")
 
 place=(--devices "[$start,$((start + ranks))]")
 if [ "$engine" = lite ]; then
     # HCCL brings the ranks together, by the rank table that lite.ini names
-    table=$(sed -n 's/^[[:space:]]*rank_table_file[[:space:]]*=[[:space:]]*//p' "${ini%%,*}" 2>/dev/null | head -1 || true)
+    ini=${ini%%,*}
+    table=$(sed -n 's/^[[:space:]]*rank_table_file[[:space:]]*=[[:space:]]*//; T; s/[[:space:]]*$//p' "$ini" 2>/dev/null | head -1 || true)
     if [ -n "$table" ]; then
+        # as codellama infer finds it: from the current folder, else from the folder of lite.ini
+        [ -f "$table" ] || [ ! -f "$(dirname "$ini")/$table" ] || table=$(dirname "$ini")/$table
         place+=(--rank-table "$table" --device-target Ascend)
     else
         place+=(--device-target CPU) # one rank, which joins nobody

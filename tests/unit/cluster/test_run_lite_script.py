@@ -52,6 +52,25 @@ def test_lite_passes_the_rank_table_on(folder):
     assert "bubble_sort" not in done.stdout
 
 
+def test_a_rank_table_beside_its_lite_ini_is_found(folder):
+    devices = [{"device_id": str(i), "device_ip": f"192.168.100.{i}", "rank_id": str(i)} for i in range(2)]
+    table = {"version": "1.0", "server_count": "1", "server_list": [{"server_id": "127.0.0.1", "device": devices}], "status": "completed"}
+    (folder / "conf").mkdir()
+    (folder / "conf" / "table.json").write_text(json.dumps(table))
+    (folder / "conf" / "lite.ini").write_text("[ascend_context]\nprovider=ge\nrank_table_file = table.json \r\n")
+    done = run(folder, "out", "--engine=lite", "--config_path=conf/lite.ini", "--predict_data", "x")
+    assert done.returncode == 0, done.stderr
+    assert f"RANK_TABLE_FILE={folder / 'conf' / 'table.json'} " in done.stdout
+
+
+@pytest.mark.parametrize("words", [("--predict_data", "own"), ("--predict_data=own",), ("--predict-data=own",)])
+def test_a_prompt_is_not_replaced_by_the_pages(folder, words):
+    done = run(folder, "out", *words)
+    assert done.returncode == 0, done.stderr
+    assert "own" in done.stdout
+    assert "bubble_sort" not in done.stdout
+
+
 @pytest.mark.parametrize(
     ("words", "said"),
     [
