@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from mindformers_codellama.cli.generation_options import unescape
 from mindformers_codellama.cli.infer_ranks import agree, context_of, enter_job, place_of
 from mindformers_codellama.config.mindformers_api import str2bool
-from mindformers_codellama.errors import ConfigError
+from mindformers_codellama.errors import ConfigError, GenerationError, TokenizerError
 
 if TYPE_CHECKING:
     from mindformers_codellama.config.generation import GenerationConfig
@@ -106,9 +106,11 @@ def run(arguments: argparse.Namespace) -> int:
         pipe = open_pipe(arguments, folder, manifest, rank=rank, device=device)
         if manifest.world_size > 1 and arguments.engine == GRAPH:
             agree(arguments, manifest.world_size)
-        for text in questions(arguments):
-            answer(pipe, arguments, text)
-    return 0
+        if arguments.predict_data:
+            for _ in range(arguments.generated_time):
+                answer(pipe, arguments, unescape(arguments.predict_data))
+            return 0
+        return converse(pipe, arguments)
 
 
 def check_flags(arguments: argparse.Namespace) -> None:
@@ -147,15 +149,17 @@ def check_against(arguments: argparse.Namespace, folder: Path, manifest: ExportM
         ConfigError: several ranks without `--distributed True`, or the other way round; more rows than the graphs take.
         CheckpointError: another length.
     """
+    from mindformers_codellama.mindir.protocol import FULL, INPUT_IDS
     from mindformers_codellama.pipelines.mindir_lm import require_length
 
     require_length(folder, manifest, arguments.seq_length)
     if manifest.world_size > 1 and not arguments.distributed:
         problem = f"is False, but the graphs are for {manifest.world_size} ranks that run together."
         raise ConfigError("--distributed", problem, fix="give --distributed True and start every rank: scripts/run_lite.sh does.")
-    if not manifest.dynamic and arguments.batch_size > manifest.batch_size:
-        problem = f"got {arguments.batch_size}, but the graphs were exported for {manifest.batch_size}."
-        raise ConfigError("--batch_size", problem, fix=f"give {manifest.batch_size} at most, or export with a larger --batch_size.")
+    rows = manifest.graph(0, FULL).signature.input(INPUT_IDS).shape[0]
+    if rows is not None and arguments.batch_size > rows:
+        problem = f"got {arguments.batch_size}, but the graphs were exported for {rows}."
+        raise ConfigError("--batch_size", problem, fix=f"give {rows} at most, or export with a larger --batch_size.")
 
 
 def open_pipe(arguments: argparse.Namespace, folder: Path, manifest: ExportManifest, *, rank: int, device: int) -> TextGenerationPipeline:
@@ -187,12 +191,20 @@ def open_pipe(arguments: argparse.Namespace, folder: Path, manifest: ExportManif
     return TextGenerationPipeline(model, tokenizer, batch_size=arguments.batch_size)
 
 
-def questions(arguments: argparse.Namespace) -> Iterator[str]:
-    """The prompt of `--predict_data` as often as asked, or what is typed until `exit` or the end of the input."""
-    if arguments.predict_data:
-        for _ in range(arguments.generated_time):
-            yield unescape(arguments.predict_data)
-        return
+def converse(pipe: TextGenerationPipeline, arguments: argparse.Namespace) -> int:
+    """Answer what is typed. A prompt that cannot be answered is told and the next one asked for; the exit code is then that of the last."""
+    code = 0
+    for text in typed():
+        try:
+            answer(pipe, arguments, text)
+        except (GenerationError, TokenizerError) as error:
+            print(f"codellama: error: {error}", file=sys.stderr)
+            code = error.exit_code
+    return code
+
+
+def typed() -> Iterator[str]:
+    """What is typed until `exit` or the end of the input, line by line."""
     while True:
         print(ASK, flush=True)
         line = sys.stdin.readline()

@@ -9,6 +9,7 @@ import pytest
 from lite_case import SALT, write_export
 
 from mindformers_codellama.cli.main import main
+from mindformers_codellama.errors import GenerationError
 from mindformers_codellama.text.auto import AutoTokenizer, shipped_tokenizer
 
 PROMPT = "def add(a, b):\n"
@@ -68,6 +69,16 @@ def test_prompts_are_asked_for_until_exit(export, fake_lite, capsys, monkeypatch
     assert out.endswith("Task is over.\n")
     monkeypatch.setattr(sys, "stdin", io.StringIO("one\n"))
     assert infer(capsys, "--max_length", 20).endswith("Task is over.\n"), "the end of the input ends it as well"
+
+
+def test_a_prompt_that_cannot_be_answered_does_not_end_the_conversation(export, fake_lite, capsys, monkeypatch):
+    long = "def f(x):" * 60
+    monkeypatch.setattr(sys, "stdin", io.StringIO(f"{long}\ntwo\nexit\n"))
+    code = main(["infer", "--model_dir", "out", "--engine", "lite", "--max_length", "20"])
+    captured = capsys.readouterr()
+    assert answer(fake_lite, "two", 20, special=False) in captured.out
+    assert captured.err.count("codellama: error:") == 1
+    assert code == GenerationError.exit_code, "a script sees that one of its prompts was not answered"
 
 
 def test_drawing_takes_the_flags(export, capsys):
