@@ -81,13 +81,12 @@ class GraphEngine:
         verify_files(self.folder, manifest, manifest.rank_files(self.rank), progress=self._progress)
         enter_context(self._context)
         self._check_ranks()
-        self._cells[FULL] = self._read(graphs[FULL])
-        if graphs[INC] == graphs[FULL]:
-            self._cells[INC] = self._cells[FULL]
-        else:
-            self._cells[INC] = self._read(graphs[INC])
-            share(self._cells[FULL], self._cells[INC])
+        full = inc = self._read(graphs[FULL])
+        if graphs[INC] != graphs[FULL]:
+            inc = self._read(graphs[INC])
+            share(full, inc)
             gc.collect()
+        self._cells = {FULL: full, INC: inc}
         logger.info("loaded %s, rank %d of %d, in %.1f s", self.folder, self.rank, manifest.world_size, time.monotonic() - started)
 
     def prefill(self, inputs: Inputs) -> Float32:

@@ -15,7 +15,9 @@ from mindformers_codellama.checkpoint.files import FileRecord
 from mindformers_codellama.errors import CheckpointError, ClusterError, EnvironmentFault
 from mindformers_codellama.export.run import verify_again
 from mindformers_codellama.export.write import make_stage
+from mindformers_codellama.mindir.decoder import MindIRDecoder
 from mindformers_codellama.mindir.files import file_sha256
+from mindformers_codellama.mindir.graph_engine import GraphEngine
 from mindformers_codellama.mindir.manifest import read_export_manifest, write_export_manifest
 from mindformers_codellama.parallel.comm import SINGLE
 
@@ -91,6 +93,23 @@ def test_a_manifest_edited_by_hand(copied):
     refused(copied[0], "manifest.json: does not describe exported graphs")
     path.unlink()
     refused(copied[0], "manifest.json: is missing")
+
+
+def test_an_engine_that_could_not_be_loaded_may_be_loaded_again(copied, monkeypatch):
+    folder, _ = copied
+    engine, read = GraphEngine(folder, context=CONTEXT), ms.load
+
+    def only_full(path, **options):
+        if path.endswith(INC):
+            raise RuntimeError("no more memory")
+        return read(path, **options)
+
+    monkeypatch.setattr(ms, "load", only_full)
+    with pytest.raises(CheckpointError, match=f"{INC}: MindSpore cannot read it: no more memory"):
+        engine.load()
+    monkeypatch.setattr(ms, "load", read)
+    engine.load()
+    assert MindIRDecoder(engine).prefill(np.ones((1, 2), np.int32), np.array([2], np.int32)).shape == (1, 97)
 
 
 def test_a_manifest_that_says_what_cannot_be(copied):
