@@ -70,12 +70,17 @@ class ExportSizes:
     one_cache: int
     """One cache tensor: empty caches are one run of zeros in the file, as long as this."""
 
+    encrypted: int = 0
+    """Files of encrypted graphs, each with its own weights and caches; 0 when graphs are not encrypted."""
+
     scores: int = 0
     """Attention scores of one layer while a prompt of all positions is read; 0 when prompts may be shorter."""
 
     @property
     def disk(self) -> int:
-        """Weights stand once for all graphs."""
+        """Weights stand once for all graphs, unless these are encrypted."""
+        if self.encrypted:
+            return self.encrypted * (self.held + self.cache) + self.graphs
         return self.held + self.one_cache + self.graphs
 
     @property
@@ -125,6 +130,7 @@ def export_sizes(config: ModelConfig, shapes: Mapping[str, tuple[int, ...]], req
         held=held,
         cache=2 * config.num_layers * one,
         one_cache=one,
+        encrypted=len(request.roles) if request.key_file is not None else 0,
         scores=0 if request.dynamic else request.batch_size * config.num_heads // degree * config.seq_length**2 * 4,
         graphs=GRAPH_BYTES * (config.num_layers + 1) * len(request.roles),
     )

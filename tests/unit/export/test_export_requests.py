@@ -40,6 +40,8 @@ def test_sizes_are_those_of_the_tensors():
     own = [(100, 64)] + 2 * ([(64, 64), (32, 64), (32, 64), (64, 64)] + [(96, 64), (64, 96), (96, 64)])
     assert packed == 4 * (100 * 64 + 5 * 64) + sum(o * (columns[i] // 2 + columns[i] // 64 * 4) for o, i in own)
     assert sizes(ExportRequest(folder=Path("x"), blocks=9, block_size=8)).one_cache == 9 * 8 * 2 * 16 * 4
+    plain, secret = (sizes(ExportRequest(folder=Path("x"), key_file=key)) for key in (None, Path("k")))
+    assert secret.disk - plain.disk == plain.weights + 2 * plain.cache - plain.one_cache, "encrypted graphs have their own weights"
 
 
 @pytest.mark.parametrize(
