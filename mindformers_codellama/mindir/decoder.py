@@ -188,7 +188,7 @@ class PagedRows:
             while len(self._rows[row]) * self.block_size < length:
                 if self._next >= self.blocks:
                     problem = f"its {self.blocks - 1} blocks of {self.block_size} positions are all in use."
-                    raise GenerationError("cache", problem, fix="shorten the prompts, or export with more num_blocks.")
+                    raise GenerationError("cache", problem, fix="shorten the prompts, or export with more blocks: --paged-blocks.")
                 self._rows[row].append(self._next)
                 self._next += 1
 

@@ -22,7 +22,7 @@ from mindformers_codellama.mindir.files import file_sha256
 from mindformers_codellama.mindir.manifest import MANIFEST, read_export_manifest
 from mindformers_codellama.model.llama import LlamaNetwork
 from mindformers_codellama.parallel.agreement import together
-from mindformers_codellama.parallel.comm import join, require_started
+from mindformers_codellama.parallel.comm import connect, join, require_started
 from mindformers_codellama.pipelines.causal_lm import existing
 from mindformers_codellama.pipelines.open_model import Source
 from mindformers_codellama.pipelines.ranks import ONE, Ranks, degree_findings, join_ranks
@@ -155,9 +155,13 @@ def verify_export(
     layout = Layout(model_parallel=manifest.world_size)
     context = replace(context, mode=0)
     enter_context(context)
+    where, problem = folder / MANIFEST, f"is of {layout.ranks} ranks that run together"
+    fix = f"codellama launch --ranks {layout.ranks} -- export --verify-only {folder}"
     try:
         require_started(layout)
     except ClusterError as error:
-        fix = f"codellama launch --ranks {layout.ranks} -- export --verify-only {folder}"
-        raise ClusterError(folder / MANIFEST, f"is of {layout.ranks} ranks that run together; this process is none.", fix=fix) from error
+        raise ClusterError(where, f"{problem}; this process is none.", fix=fix) from error
+    started = connect()[1] if layout.ranks > 1 else 1
+    if started != layout.ranks:
+        raise ClusterError(where, f"{problem}; the job has {started}.", fix=fix)
     return verify_again(folder, comm=join(layout), context=context, key_file=key_file, progress=progress)

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from mindformers_codellama.config.generation import GenerationConfig
-from mindformers_codellama.errors import CheckpointError, GenerationError, TokenizerError
+from mindformers_codellama.errors import CheckpointError, ConfigError, GenerationError, TokenizerError
 from mindformers_codellama.generation.protocol import Decoder
 from mindformers_codellama.mindir.decoder import MindIRDecoder
 from mindformers_codellama.mindir.files import file_sha256
@@ -131,6 +131,9 @@ def open_exported(
     names = {field.name for field in fields(ExportOptions)}
     own = ExportOptions(**{name: value for name, value in options.items() if name in names})
     if isinstance(model, (tuple, list)):
+        if not 1 <= len(model) <= 2:
+            fix = "give an export directory, or (graph for prompts, graph for single tokens)."
+            raise ConfigError("model", f"got {len(model)} files; an export has one graph or two.", fix=fix)
         full, inc = (str(each) for each in (*model, "")[:2])
         folder = find_export(full=full, inc=inc, rank=own.rank_id)
     else:
