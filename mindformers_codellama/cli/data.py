@@ -10,12 +10,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from mindformers_codellama.data.fim import FimOptions
     from mindformers_codellama.data.prepare import PrepareReport
 
 EXAMPLES = """examples:
   codellama data prepare alpaca.json --tokenizer tokenizer.model --seq-length 2048 --output alpaca.mindrecord
   codellama data prepare chats.jsonl --skip-bad --pack --tokenizer tokenizer.model --seq-length 4096 --output chats.mindrecord
   codellama data prepare --text python-stdlib --tokenizer codellama_tiny --seq-length 256 --output stdlib.mindrecord
+  codellama data prepare --text "src/**/*.py" --fim --pack --tokenizer codellama_tiny --seq-length 1024 --output fim.mindrecord
   codellama data prepare --text python-stdlib --split held-out --tokenizer codellama_tiny --seq-length 256 --output eval.mindrecord
   codellama data prepare --type wiki wiki.train.tokens --tokenizer tokenizer.model --seq-length 4096 --output wiki.mindrecord
   codellama data inspect alpaca.mindrecord --rows 0 5 --tokenizer tokenizer.model
@@ -65,6 +67,7 @@ def _add_prepare(parser: argparse.ArgumentParser) -> None:
         help="text around conversations: vicuna_v1.1 (default), llama2, or with the [templates] extra a FastChat name",
     )
     parser.add_argument("--pack", action="store_true", help="several samples per row, kept apart by segment_ids and position_ids")
+    _add_fim(parser)
     parser.add_argument("--parts", type=int, default=1, metavar="N", help="spread the rows over N files")
     parser.add_argument("--repeat", type=int, default=1, metavar="N", help="go through text N times")
     parser.add_argument("--workers", type=int, default=os.cpu_count() or 1, metavar="N", help="processes (default: all cores)")
@@ -73,6 +76,15 @@ def _add_prepare(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--dry-run", action="store_true", help="do all but write")
     _add_shared(parser)
+
+
+def _add_fim(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("infilling tasks", "documents cut into prefix, middle and suffix, as Code Llama was trained")
+    group.add_argument("--fim", action="store_true", help="make infilling tasks of the documents of --text")
+    group.add_argument("--fim-rate", type=float, metavar="F", help="share of the documents, 0 to 1 (default 0.9)")
+    group.add_argument("--fim-spm-rate", type=float, metavar="F", help="share of them in the order suffix, prefix, middle (default 0.5)")
+    group.add_argument("--fim-seed", type=int, metavar="N", help="of the random cuts (default 0)")
+    group.add_argument("--fim-loss", metavar="WHAT", help="all: learn every id (default); middle: of a task its middle alone")
 
 
 def _add_inspect(parser: argparse.ArgumentParser) -> None:
@@ -111,6 +123,7 @@ def run_prepare(arguments: argparse.Namespace) -> int:
     from mindformers_codellama.data.text_source import find_text_files
     from mindformers_codellama.errors import DataError
 
+    fim = _fim_options(arguments)
     kind = arguments.type or ("text" if arguments.text else "qa")
     inputs = list(arguments.inputs)
     if arguments.text and kind == "qa":
@@ -128,6 +141,7 @@ def run_prepare(arguments: argparse.Namespace) -> int:
         form=arguments.format,
         template=arguments.template,
         pack=arguments.pack,
+        fim=fim,
         parts=arguments.parts,
         repeat=arguments.repeat,
         workers=arguments.workers,
@@ -142,6 +156,18 @@ def run_prepare(arguments: argparse.Namespace) -> int:
     else:
         print_report(report, arguments.output, dry_run=arguments.dry_run, all_masked=arguments.all_masked)
     return 0
+
+
+def _fim_options(arguments: argparse.Namespace) -> FimOptions | None:
+    """What `--fim` and its companions ask for; companions without it are refused."""
+    from mindformers_codellama.data.fim import FimOptions
+    from mindformers_codellama.errors import DataError
+
+    given = {name: getattr(arguments, f"fim_{name}") for name in ("rate", "spm_rate", "seed", "loss")}
+    given = {name: value for name, value in given.items() if value is not None}
+    if given and not arguments.fim:
+        raise DataError(f"--fim-{next(iter(given)).replace('_', '-')}", "has no effect without --fim.", fix="add --fim.")
+    return FimOptions(**given) if arguments.fim else None
 
 
 def print_report(report: PrepareReport, output: Path, *, dry_run: bool, all_masked: str) -> None:
@@ -184,6 +210,17 @@ def run_inspect(arguments: argparse.Namespace) -> int:
 def _manifest_lines(manifest: dict[str, Any] | None) -> list[tuple[str, Any]]:
     if manifest is None:
         return [("manifest", "none; the file was not written by this package, or its manifest was not copied")]
-    names = ("kind", "template", "packed", "vocab_size", "tokenizer_sha256", "max_token_id", "counts", "bad_records", "package_version")
+    names = (
+        "kind",
+        "template",
+        "packed",
+        "fim",
+        "vocab_size",
+        "tokenizer_sha256",
+        "max_token_id",
+        "counts",
+        "bad_records",
+        "package_version",
+    )
     lines = [(name, manifest[name]) for name in names if manifest[name] not in ("", {})]
     return [*lines, *(("source", f"{source['name']}: {source['records']} records") for source in manifest["sources"][:5])]

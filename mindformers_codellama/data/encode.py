@@ -57,7 +57,7 @@ def encode_conversation(conversation: Conversation, template: Template, tokenize
         bos = number == 0 or template.bos_each_round
         whole = tokenizer.encode_pieces(part.prompt + part.answer, bos=bos, eos=True)
         asked = tokenizer.encode_pieces(part.prompt, bos=bos, eos=False)
-        masked = _common_prefix(asked, whole) if part.answer else len(whole)
+        masked = common_prefix(asked, whole) if part.answer else len(whole)
         ids += whole
         labels += [IGNORE] * masked + whole[masked:]
         special = special or any(spelling in text for text in part for spelling in SPECIAL_SPELLINGS)
@@ -67,7 +67,7 @@ def encode_conversation(conversation: Conversation, template: Template, tokenize
     )
 
 
-def _common_prefix(short: list[int], long: list[int]) -> int:
+def common_prefix(short: list[int], long: list[int]) -> int:
     """How many first ids agree; all of `short` unless a token reaches over the border, which then is learned."""
     if long[: len(short)] == short:
         return len(short)

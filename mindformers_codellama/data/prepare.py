@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from mindformers_codellama import __version__
@@ -16,6 +16,7 @@ from mindformers_codellama.data.records import Refused, sha256_of
 from mindformers_codellama.data.rows import Row
 from mindformers_codellama.data.tally import Tally
 from mindformers_codellama.errors import DataError
+from mindformers_codellama.text.infilling import infilling_pieces
 from mindformers_codellama.text.tokenizer import LlamaTokenizer
 
 
@@ -37,12 +38,15 @@ def prepare(request: PrepareRequest) -> PrepareReport:
     Raises:
         DataError: bad input (all of the first ten named), an existing output, an empty dataset, a full disk.
         TokenizerError: the tokenizer file.
+        GenerationError: infilling tasks are asked for, and the tokenizer has no pieces for them.
     """
     if not request.inputs:
         raise DataError("INPUT", "no file was given.", fix="name files of records, or --text SOURCE for plain text.")
     if not request.dry_run:
         refuse_existing(request.output, request.parts, force=request.force)
     tokenizer = open_tokenizer(request.tokenizer)
+    if request.fim is not None:
+        infilling_pieces(tokenizer)
     hashes = [sha256_of(path) for path in request.inputs]
     tally = Tally(skip_bad=request.skip_bad)
     rows = _until_end(tally.watch(make_rows(request, tally)), request, tally)
@@ -89,6 +93,7 @@ def _manifest(  # noqa: PLR0913 - one value per fact
         packed=request.pack,
         template=request.template if request.kind == "qa" else "",
         repeat=request.repeat,
+        fim=asdict(request.fim) if request.fim is not None else {},
         counts=dict(tally.counts),
         bad_records=dict(tally.bad),
         sources=tuple(sources),

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from mindformers_codellama.data.conversation import FORMATS
+from mindformers_codellama.data.fim import LEAST_LENGTH, FimOptions
 from mindformers_codellama.data.template import DEFAULT_TEMPLATE, open_template
 from mindformers_codellama.errors import DataError
 
@@ -32,6 +33,8 @@ class PrepareRequest:
     """alpaca, sharegpt, messages, or auto: look at the first record of each file."""
     template: str = DEFAULT_TEMPLATE
     pack: bool = False
+    fim: FimOptions | None = None
+    """Make infilling tasks of documents (text)."""
     parts: int = 1
     repeat: int = 1
     """Go through the input so many times (wiki and text)."""
@@ -73,6 +76,11 @@ class PrepareRequest:
             raise DataError("pack", "wiki rows are cut from one stream, as MindFormers does.", fix="use --type text to pack documents.")
         if self.kind == "qa" and self.repeat > 1:
             raise DataError("repeat", "is for wiki and text.", fix="write train_dataset.repeat in the YAML.")
+        if self.fim is not None and self.kind != "text":
+            problem = f"makes infilling tasks of documents, and rows of type {self.kind} are not cut from documents."
+            raise DataError("--fim", problem, fix="give source code or text with --text.")
+        if self.fim is not None and self.seq_length < LEAST_LENGTH:
+            raise DataError("--seq-length", f"got {self.seq_length}, with --fim it must be at least {LEAST_LENGTH}.")
         open_template(self.template)
 
     @property
@@ -83,4 +91,6 @@ class PrepareRequest:
     @property
     def columns(self) -> tuple[str, ...]:
         """Columns of the rows."""
-        return _PACKED_COLUMNS if self.pack else _COLUMNS[self.kind]
+        if self.pack:
+            return _PACKED_COLUMNS
+        return _COLUMNS["qa" if self.fim is not None and self.fim.loss == "middle" else self.kind]

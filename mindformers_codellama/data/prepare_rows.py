@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from itertools import chain
 from typing import TypeVar
@@ -16,9 +16,12 @@ from mindformers_codellama.data.parallel import batched, ordered_map
 from mindformers_codellama.data.prepare_request import PrepareRequest
 from mindformers_codellama.data.prepare_work import (
     Encoded,
+    FimBlock,
+    FimSettings,
     QaSettings,
     Tokens,
     encode_blocks,
+    encode_fim_blocks,
     encode_paragraphs,
     encode_records,
 )
@@ -37,6 +40,9 @@ _SMALL = 1 << 20
 
 Note = Callable[[int], object]
 _Item = TypeVar("_Item")
+_Usable = TypeVar("_Usable", Tokens, FimBlock)
+_ORDERS = {"psm": "infilling tasks, prefix first", "spm": "infilling tasks, suffix first", "plain": "left as they are"}
+"""Names of the counts."""
 
 
 def make_rows(request: PrepareRequest, tally: Tally) -> Iterator[Row]:
@@ -113,21 +119,39 @@ def _wiki_rows(request: PrepareRequest, tally: Tally, workers: int, note: Note) 
 
 
 def _text_rows(request: PrepareRequest, tally: Tally, workers: int, note: Note) -> Iterator[Row]:
-    def blocks() -> Iterator[Block]:
-        for _ in range(request.repeat):
-            for number, path in enumerate(request.inputs):
-                for block in read_blocks(path, note):
-                    tally.sources[number] += block.first
-                    yield block
-
-    tokens = _usable(ordered_map(partial(encode_blocks, request.tokenizer), batched(blocks(), _BLOCKS_AT_ONCE), workers=workers), tally)
+    blocks = _blocks(request, tally, note)
+    if request.fim is not None:
+        return _fim_rows(blocks, FimSettings(request.tokenizer, request.fim, request.row_length), request.columns, tally, workers)
+    tokens = _usable(ordered_map(partial(encode_blocks, request.tokenizer), batched(blocks, _BLOCKS_AT_ONCE), workers=workers), tally)
     if not request.pack:
         return _cut((item.ids for item in tokens), request, tally)
     pieces = (piece for document in _documents(tokens) for piece in split_document(document, request.row_length))
     return pack(pieces, request.row_length)
 
 
-def _usable(batches: Iterable[list[Tokens | Refused]], tally: Tally) -> Iterator[Tokens]:
+def _blocks(request: PrepareRequest, tally: Tally, note: Note) -> Iterator[Block]:
+    for _ in range(request.repeat):
+        for number, path in enumerate(request.inputs):
+            for block in read_blocks(path, note):
+                tally.sources[number] += block.first
+                yield block
+
+
+def _fim_rows(blocks: Iterable[Block], settings: FimSettings, columns: Sequence[str], tally: Tally, workers: int) -> Iterator[Row]:
+    """Infilling tasks, none of them cut: several in a row, as `pack` puts them, with the columns asked for."""
+
+    def pieces() -> Iterator[Piece]:
+        batches = batched(enumerate(blocks), _BLOCKS_AT_ONCE)
+        for item in _usable(ordered_map(partial(encode_fim_blocks, settings), batches, workers=workers), tally):
+            tally.counts["parts of long documents"] += len(item.samples) if len(item.samples) > 1 else 0
+            for sample in item.samples:
+                tally.counts[_ORDERS[sample.order]] += 1
+                yield sample.piece
+
+    return ({column: row[column] for column in columns} for row in pack(pieces(), settings.row_length))
+
+
+def _usable(batches: Iterable[list[_Usable | Refused]], tally: Tally) -> Iterator[_Usable]:
     for results in batches:
         for result in results:
             if isinstance(result, Refused):

@@ -10,6 +10,7 @@ import numpy as np
 
 from mindformers_codellama.data.conversation import BadRecord, to_conversation
 from mindformers_codellama.data.encode import Sample, encode_conversation, encode_document, encode_paragraph
+from mindformers_codellama.data.fim import FimOptions, FimSample, fim_samples
 from mindformers_codellama.data.records import Record, Refused
 from mindformers_codellama.data.template import open_template
 from mindformers_codellama.data.text_source import Block
@@ -27,6 +28,14 @@ class QaSettings(NamedTuple):
     row_length: int
 
 
+class FimSettings(NamedTuple):
+    """What the encoding of infilling tasks depends on."""
+
+    tokenizer: str
+    options: FimOptions
+    row_length: int
+
+
 class Encoded(NamedTuple):
     """One conversation."""
 
@@ -41,6 +50,14 @@ class Tokens(NamedTuple):
     """int32 `(T,)`."""
     first: bool
     last: bool
+
+
+class FimBlock(NamedTuple):
+    """Infilling tasks of one block of text."""
+
+    samples: list[FimSample]
+    first: bool
+    """The block begins a document."""
 
 
 @lru_cache(maxsize=2)
@@ -85,6 +102,21 @@ def encode_blocks(tokenizer: str, blocks: Sequence[Block]) -> list[Tokens | Refu
             continue
         try:
             results.append(Tokens(encode_document(block.text, opened, first=block.first, last=block.last), block.first, block.last))
+        except TokenizerError as error:
+            results.append(Refused(block.where, "not text", error.problem))
+    return results
+
+
+def encode_fim_blocks(settings: FimSettings, blocks: Sequence[tuple[int, Block]]) -> list[FimBlock | Refused]:
+    """Infilling tasks of numbered blocks of documents; an unusable document gives a Refused."""
+    opened = open_tokenizer(settings.tokenizer)
+    results: list[FimBlock | Refused] = []
+    for number, block in blocks:
+        if block.problem:
+            results.append(Refused(block.where, "not readable", block.problem))
+            continue
+        try:
+            results.append(FimBlock(list(fim_samples(block, number, opened, settings.options, settings.row_length)), block.first))
         except TokenizerError as error:
             results.append(Refused(block.where, "not text", error.problem))
     return results
