@@ -1,7 +1,8 @@
 """One training step: forward, backward, unscale, clip, and the update unless a gradient overflowed.
 
 Everything on the device is one compiled graph (two when gradients are accumulated); scalars that change
-from step to step enter as tensors, so nothing is compiled again. Order and formulas are MindFormers'
+from step to step enter as tensors, so nothing is compiled again. One rank with the C++ kernels needs no graph
+(`kernel_step`). Order and formulas are MindFormers'
 `MFTrainOneStepCell`; overflow is read off the global norm, which no NPU-only operator is needed for.
 """
 
