@@ -206,7 +206,7 @@ def test_every_command_of_the_docs_page_runs(tmp_path, monkeypatch):
         (tmp_path / name).symlink_to(ROOT / name)
     monkeypatch.chdir(tmp_path)
     lines = [line for line in (ROOT / "docs" / "data.md").read_text().splitlines() if line.startswith(("codellama ", "python "))]
-    assert len(lines) == 8
+    assert len(lines) == 12
     for line in lines:
         program, *words = shlex.split(line)
         if program == "codellama":
