@@ -41,6 +41,10 @@ class DatasetSection:
     """The files."""
     input_columns: tuple[str, ...] = key(("input_ids",), choices=COLUMNS)
     """Columns to read: `input_ids`; `labels` for finetuning; `segment_ids` and `position_ids` for packed rows."""
+    fim_rate: float | None = key(None, low=0, high=1)
+    """Refuse rows that `codellama data prepare --fim` did not make with this share of infilling tasks; None takes any rows."""
+    fim_spm_rate: float | None = key(None, low=0, high=1)
+    """Likewise the share of the tasks in the order suffix, prefix, middle."""
     num_parallel_workers: int = key(8, low=1)
     """Threads that read; more than the machine has are not started."""
     python_multiprocessing: bool = False

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from mindformers_codellama.config.sections_data import DatasetSection
+from mindformers_codellama.data.fim_check import fim_findings
 from mindformers_codellama.data.manifest import Manifest, read_manifest
 from mindformers_codellama.data.mindrecord_files import find_mindrecords, read_header
 from mindformers_codellama.errors import DataError, TokenizerError, raise_all
@@ -228,6 +229,7 @@ def _check_file(
                 )
             )
     manifest = read_manifest(file)
+    found += fim_findings(file, manifest, section)
     if manifest is None:
         return found
     if manifest.seq_length + 1 != row_length:

@@ -3,9 +3,12 @@
 import json
 
 import pytest
-from data_case import ROOT, TINY, read_all, run_tool
+from data_case import ROOT, TINY, alpaca, read_all, run_tool, write_json
 
 from mindformers_codellama.cli.main import main
+from mindformers_codellama.config.sections_data import DataLoaderSection, DatasetSection
+from mindformers_codellama.data.batches import open_batches
+from mindformers_codellama.errors import DataError
 from mindformers_codellama.text.auto import AutoTokenizer
 
 TOKENIZER = AutoTokenizer.from_pretrained(TINY)
@@ -124,3 +127,36 @@ def test_a_tokenizer_without_the_marks_is_refused(tmp_path, code, capsys):
     told = capsys.readouterr().err
     assert "has no infilling pieces" in told
     assert "codellama_7b" in told
+
+
+WANTED = {"fim_rate": 0.9, "fim_spm_rate": 0.5}
+
+
+def opened(path, **keys):
+    section = DatasetSection(data_loader=DataLoaderSection(dataset_dir=str(path)), **keys)
+    return open_batches(section, batch_size=2, row_length=129, vocab_size=len(TOKENIZER), seed=0)
+
+
+def test_training_reads_rows_made_with_the_rates_of_the_configuration(tmp_path, code):
+    output = prepared(tmp_path, code, "f", "--fim")
+    batch = next(opened(output, **WANTED).epoch(0))
+    assert batch["input_ids"].shape == (2, 129)
+    assert TOKENIZER.middle_id in batch["input_ids"]
+    with pytest.raises(DataError, match=r"asks for fim_rate: 0.5, but the file was made with fim_rate: 0.9") as caught:
+        opened(output, fim_rate=0.5)
+    assert "--fim --fim-rate 0.5" in caught.value.fix
+
+
+def test_other_rows_are_refused_with_what_is_missing(tmp_path, code):
+    plain = prepared(tmp_path, code, "plain")
+    with pytest.raises(DataError, match="its documents were not made infilling tasks") as caught:
+        opened(plain, **WANTED)
+    assert "--fim --fim-rate 0.9 --fim-spm-rate 0.5 and the tokenizer of a model that can infill" in caught.value.fix
+    (tmp_path / "plain.mindrecord.manifest.json").unlink()
+    with pytest.raises(DataError, match="no manifest says how the file was made"):
+        opened(plain, **WANTED)
+    source = write_json(tmp_path / "a.json", alpaca(20))
+    command = ["data", "prepare", str(source), "--tokenizer", TINY, "--seq-length", "128", "--output", str(tmp_path / "qa.mindrecord")]
+    assert main(command) == 0
+    with pytest.raises(DataError, match="rows of type qa hold no documents"):
+        opened(tmp_path / "qa.mindrecord", **WANTED)
