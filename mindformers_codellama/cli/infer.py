@@ -192,12 +192,14 @@ def open_pipe(arguments: argparse.Namespace, folder: Path, manifest: ExportManif
 
 
 def converse(pipe: TextGenerationPipeline, arguments: argparse.Namespace) -> int:
-    """Answer what is typed. A prompt that cannot be answered is told and the next one asked for; the exit code is then that of the last."""
+    """Answer what is typed. A prompt that cannot be answered is told and the next one asked for; the exit code is the last error's."""
     code = 0
     for text in typed():
         try:
             answer(pipe, arguments, text)
         except (GenerationError, TokenizerError) as error:
+            if arguments.stream:
+                print(flush=True)  # behind the prompt
             print(f"codellama: error: {error}", file=sys.stderr)
             code = error.exit_code
     return code

@@ -6,7 +6,6 @@ it; so everything is checked before MindSpore sees it. Shape letters: B rows, V 
 
 from __future__ import annotations
 
-import gc
 import logging
 import time
 from collections.abc import Callable
@@ -85,7 +84,6 @@ class GraphEngine:
         if graphs[INC] != graphs[FULL]:
             inc = self._read(graphs[INC])
             share(full, inc)
-            gc.collect()
         self._cells = {FULL: full, INC: inc}
         logger.info("loaded %s, rank %d of %d, in %.1f s", self.folder, self.rank, manifest.world_size, time.monotonic() - started)
 
