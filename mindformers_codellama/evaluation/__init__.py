@@ -1,0 +1,1 @@
+"""Evaluation suites: problems in, samples, verdicts of programs run apart, and reports."""

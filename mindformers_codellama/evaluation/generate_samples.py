@@ -1,0 +1,105 @@
+"""Samples of a model, in batches, written as they are made; only those that are missing."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from itertools import groupby
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from mindformers_codellama.config.generation import GenerationConfig
+from mindformers_codellama.errors import GenerationError
+from mindformers_codellama.evaluation.problems import Problem, Problems
+from mindformers_codellama.evaluation.samples import LineFile, Place
+from mindformers_codellama.evaluation.truncation import FunctionEnd, truncated
+from mindformers_codellama.generation.loop import Listeners, generate_rows
+from mindformers_codellama.generation.stopping import AnswerRule
+from mindformers_codellama.text.tokenizer import LlamaTokenizer
+
+if TYPE_CHECKING:
+    from mindformers_codellama.pipelines.generating import CausalLM
+
+STOP_RULE = "the first line at the margin behind the function's body"
+
+
+def missing_places(problems: Problems, every: Problems, samples: int, there: Mapping[Place, str]) -> list[tuple[int, Place]]:
+    """Samples still to be made, with the number that seeds each, in order of the number.
+
+    A sample's number is its place among all tasks of the file, sample after sample: number = sample * tasks + task. So it does not
+    depend on `--limit`, on the number of samples, nor on what an interrupted run has made.
+
+    Args:
+        problems: tasks wanted.
+        every: all tasks of the file.
+        samples: n, of each task.
+        there: made already.
+    """
+    order = {task: at for at, task in enumerate(every.tasks)}
+    places = [Place(task, number) for number in range(samples) for task in problems.tasks]
+    return [(place.number * len(order) + order[place.task_id], place) for place in places if place not in there]
+
+
+def batches(places: Sequence[tuple[int, Place]], size: int) -> list[list[tuple[int, Place]]]:
+    """Samples whose numbers follow each other, at most `size` together: a batch is seeded by its first number."""
+    runs = groupby(enumerate(places), key=lambda entry: entry[1][0] - entry[0])
+    found = []
+    for _, entries in runs:
+        run = [entry for _, entry in entries]
+        found += [run[at : at + size] for at in range(0, len(run), size)]
+    return found
+
+
+def generate_samples(  # noqa: PLR0913 - what a run is made of
+    model: CausalLM,
+    tokenizer: LlamaTokenizer,
+    config: GenerationConfig,
+    problems: Problems,
+    places: Sequence[tuple[int, Place]],
+    path: Path,
+    *,
+    batch_size: int = 1,
+    on_samples: Callable[[int], object] | None = None,
+    should_stop: Callable[[], bool] | None = None,
+) -> None:
+    """Make samples and append them to a file.
+
+    Args:
+        model: with its weights.
+        tokenizer: of the model.
+        config: every option; its seed and a sample's number give the random numbers.
+        problems: holds the tasks.
+        places: from `missing_places`.
+        path: JSON lines.
+        batch_size: samples at once.
+        on_samples: told how many were written.
+        should_stop: asked before every token; the samples in the making are then lost.
+
+    Raises:
+        GenerationError: a prompt too long for the model; KeyboardInterrupt: `should_stop`.
+    """
+    if config.num_beams > 1:
+        raise GenerationError("num_beams", "beam search knows no end of a function.", fix="use num_beams 1.")
+    decoder = model.decoder(use_past=config.use_past)
+    with LineFile(path) as file:
+        for batch in batches(places, batch_size):
+            tasks = [problems.tasks[place.task_id] for _, place in batch]
+            result = generate_rows(
+                decoder,
+                [tokenizer.encode(task.prompt) for task in tasks],
+                config,
+                tokenizer=tokenizer,
+                listeners=Listeners(should_stop=should_stop),
+                first_row=batch[0][0],
+                rules=[AnswerRule(stop=FunctionEnd(task.prompt, task.entry_point)) for task in tasks],
+            )
+            if "cancelled" in result.finish_reasons:
+                raise KeyboardInterrupt
+            assert result.texts is not None
+            file.write(sample_record(task, text) for task, text in zip(tasks, result.texts, strict=True))
+            if on_samples is not None:
+                on_samples(len(batch))
+
+
+def sample_record(problem: Problem, text: str) -> dict[str, Any]:
+    """A line of samples, in the official form."""
+    return {"task_id": problem.task_id, "completion": truncated(problem.prompt, text, problem.entry_point)}

@@ -1,0 +1,156 @@
+"""Samples and verdicts as lines of JSON, in the official tool's words; a file that a killed run left is gone on with.
+
+Sources: human-eval's README (`{"task_id": ..., "completion": ...}`) and `evaluation.py` (`..._results.jsonl`).
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any, BinaryIO
+
+from mindformers_codellama.errors import CodeLlamaError, DataError, raise_all
+from mindformers_codellama.evaluation.problems import Problems, read_bytes
+
+
+@dataclass(frozen=True, order=True)
+class Place:
+    """Which sample of which task."""
+
+    task_id: str
+    number: int
+    """From 0, in the order of the file."""
+
+
+class LineFile:
+    """A file of JSON lines that grows; each line is on the disk when `write` returns. A half line at its end is cut off first.
+
+    Args:
+        path: made when it is not there.
+
+    Raises:
+        DataError: it cannot be written.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            self._file: BinaryIO = path.open("ab+")
+            self._file.truncate(_whole_lines(path))
+        except OSError as error:
+            raise DataError(path, f"cannot be written: {error.strerror}.") from error
+
+    def __enter__(self) -> LineFile:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self._file.close()
+
+    def write(self, records: Iterable[Mapping[str, Any]]) -> None:
+        """Append records.
+
+        Raises:
+            DataError: the disk is full.
+        """
+        try:
+            self._file.write("".join(json.dumps(record) + "\n" for record in records).encode())
+            self._file.flush()
+            os.fsync(self._file.fileno())
+        except OSError as error:
+            raise DataError(self._path, f"cannot be written: {error.strerror}.", fix="free space; what is there is kept.") from error
+
+
+def _whole_lines(path: Path) -> int:
+    """Bytes up to the last line end."""
+    return path.read_bytes().rfind(b"\n") + 1
+
+
+def results_path(samples: Path) -> Path:
+    """Where the verdicts of a file of samples go, as the official tool names it."""
+    return samples.with_name(samples.name + "_results.jsonl")
+
+
+def read_samples(path: Path, problems: Problems, *, every: Problems | None = None, partial: bool = False) -> dict[Place, str]:
+    """Completions of the problems' tasks, in the order of the file.
+
+    Args:
+        path: `.jsonl`, maybe compressed.
+        problems: tasks wanted.
+        every: all tasks there are; samples of those that are not wanted are left out. None is `problems`.
+        partial: take tasks without samples and a half last line, as a killed run leaves them.
+
+    Raises:
+        DataError: unreadable, lines that are no samples, unknown tasks, tasks without a sample.
+    """
+    known = (every or problems).tasks
+    data = read_bytes(path)
+    if partial:
+        data = data[: data.rfind(b"\n") + 1]
+    found: dict[Place, str] = {}
+    counts: Counter[str] = Counter()
+    findings: list[CodeLlamaError] = []
+    for number, line in enumerate(data.split(b"\n"), 1):
+        if not line.strip():
+            continue
+        try:
+            record = _sample(line, f"{path}:{number}")
+            if record["task_id"] not in known:
+                problem = f"task {record['task_id']!r} is not in {problems.path.name}."
+                raise DataError(f"{path}:{number}", problem, fix="give the --data file that the samples were made for.")
+        except DataError as error:
+            findings.append(error)
+            continue
+        task = record["task_id"]
+        if task in problems.tasks:
+            found[Place(task, counts[task])] = record["completion"]
+            counts[task] += 1
+    raise_all(findings[:10])
+    missing = [task for task in problems.tasks if not counts[task]]
+    if missing and not partial:
+        problem = f"has no sample of {len(missing)} of {len(problems.tasks)} tasks, the first is {missing[0]}."
+        raise DataError(path, problem, fix="add them, or score the first tasks alone with --limit N.")
+    return found
+
+
+def _sample(line: bytes, where: str) -> dict[str, str]:
+    try:
+        record = json.loads(line)
+    except ValueError as error:
+        raise DataError(where, f"is not JSON: {error}.") from error
+    if not isinstance(record, dict) or not all(isinstance(record.get(name), str) for name in ("task_id", "completion")):
+        raise DataError(where, "is no sample.", fix='a sample is {"task_id": "HumanEval/0", "completion": "    return 1"}.')
+    return record
+
+
+def read_verdicts(path: Path, samples: Mapping[Place, str], conditions: Mapping[str, Any]) -> dict[Place, str]:
+    """Verdicts of an earlier run that still hold: of these very completions, under the same conditions.
+
+    Args:
+        path: written by `verdict_record`; lines that are something else do not count.
+        samples: completions now.
+        conditions: sandbox and limits now.
+    """
+    found: dict[Place, str] = {}
+    if not path.exists():
+        return found
+    for line in read_bytes(path).split(b"\n"):
+        try:
+            record = json.loads(line)
+            place = Place(record["task_id"], record["number"])
+            if samples.get(place) == record["completion"] and record["conditions"] == conditions:
+                found[place] = str(record["result"])
+        except (ValueError, KeyError, TypeError):
+            continue
+    return found
+
+
+def verdict_record(place: Place, completion: str, result: str, conditions: Mapping[str, Any]) -> dict[str, Any]:
+    """A line of results: the official tool's four names, and ours."""
+    record = {"task_id": place.task_id, "completion": completion, "result": result, "passed": result == "passed"}
+    return record | {"number": place.number, "conditions": dict(conditions)}
