@@ -111,3 +111,8 @@ def raise_all(errors: Iterable[CodeLlamaError]) -> None:
         raise found[0]
     if found:
         raise Findings(found)
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of what another library says; its traces and addresses follow below it."""
+    return (str(error).strip().splitlines() or ["no reason given"])[0]

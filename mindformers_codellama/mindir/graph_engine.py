@@ -15,9 +15,9 @@ import mindspore as ms
 from mindspore import nn
 
 from mindformers_codellama.config.sections_parallel import ContextSection
-from mindformers_codellama.errors import CheckpointError, ClusterError, EnvironmentFault, GenerationError
+from mindformers_codellama.errors import CheckpointError, ClusterError, EnvironmentFault, GenerationError, first_line
 from mindformers_codellama.mindir.files import verify_files
-from mindformers_codellama.mindir.key import read_key
+from mindformers_codellama.mindir.key import read_key, require_key
 from mindformers_codellama.mindir.manifest import GROUPS, MANIFEST, ExportManifest, Graph, read_export_manifest
 from mindformers_codellama.mindir.protocol import FULL, INC, Float32, Inputs, Signature, check_inputs
 from mindformers_codellama.mindir.weights import empty_caches, share
@@ -76,7 +76,7 @@ class GraphEngine:
         manifest = self._manifest
         graphs = {role: self._graph(role) for role in (FULL, INC)}
         self._check_versions()
-        self._check_key()
+        require_key(self.folder / MANIFEST, manifest.encryption, self._key)
         verify_files(self.folder, manifest, manifest.rank_files(self.rank), progress=self._progress)
         enter_context(self._context)
         self._check_ranks()
@@ -127,7 +127,7 @@ class GraphEngine:
             loaded = ms.load(str(path), **({"dec_key": self._key, "dec_mode": self._manifest.encryption} if self._key else {}))
         except (RuntimeError, ValueError) as error:
             fix = "give the key file that export was given." if self._key else "export again: codellama export."
-            problem = "cannot be decrypted with this key." if self._key else f"MindSpore cannot read it: {_first_line(error)}"
+            problem = "cannot be decrypted with this key." if self._key else f"MindSpore cannot read it: {first_line(error)}"
             raise CheckpointError(path, problem, fix=fix) from error
         cell = nn.GraphCell(loaded)
         if any(None in spec.shape for spec in graph.signature.inputs):
@@ -140,13 +140,6 @@ class GraphEngine:
         if written.split(".")[:2] != here.split(".")[:2]:
             problem = f"was written by MindSpore {written}; this is {here}, and nothing promises that graphs fit another version."
             raise EnvironmentFault(self.folder / MANIFEST, problem, fix=f"export again here, or install mindspore=={written}.")
-
-    def _check_key(self) -> None:
-        encrypted = bool(self._manifest.encryption)
-        if encrypted != (self._key is not None):
-            problem = "is of encrypted graphs, and no key was given." if encrypted else "is of graphs that are not encrypted."
-            fix = "give --key-file FILE." if encrypted else "leave out --key-file."
-            raise CheckpointError(self.folder / MANIFEST, problem, fix=fix)
 
     def _check_ranks(self) -> None:
         """A graph with collectives in a process that is no rank of the right job would crash it."""
@@ -175,7 +168,3 @@ def _place(where: Path, problem: str, fix: str) -> tuple[int, int]:
         if connected() or error.where != "use_parallel":
             raise
         raise ClusterError(where, problem, fix=fix) from error
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or ["no reason given"])[0]

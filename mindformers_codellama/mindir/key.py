@@ -31,3 +31,20 @@ def read_key(path: str | Path) -> bytes:
         fix = f"make one: openssl rand -hex 32 > {path.name}"
         raise CheckpointError(path, f"is no key: {len(content)} bytes; a key has 16, 24 or 32 bytes, or twice as many digits.", fix=fix)
     return content
+
+
+def require_key(where: object, encryption: str, key: bytes | None) -> None:
+    """Raise unless a key was given just where graphs are encrypted.
+
+    Args:
+        where: the manifest.
+        encryption: as the manifest says it; empty when graphs are not encrypted.
+        key: that was given.
+
+    Raises:
+        CheckpointError: so it is.
+    """
+    if encryption and key is None:
+        raise CheckpointError(where, "is of encrypted graphs, and no key was given.", fix="give --key-file FILE, the one of the export.")
+    if key is not None and not encryption:
+        raise CheckpointError(where, "is of graphs that are not encrypted, but a key was given.", fix="leave out --key-file.")

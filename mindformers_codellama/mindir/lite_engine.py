@@ -22,12 +22,12 @@ from numpy.typing import NDArray
 
 from mindformers_codellama.cluster.rank_table_check import findings
 from mindformers_codellama.cluster.rank_table_read import read_rank_table
-from mindformers_codellama.errors import CheckpointError, ConfigError, EnvironmentFault, GenerationError, raise_all
+from mindformers_codellama.errors import CheckpointError, ConfigError, EnvironmentFault, GenerationError, first_line, raise_all
 from mindformers_codellama.mindir.files import verify_files
-from mindformers_codellama.mindir.key import read_key
+from mindformers_codellama.mindir.key import read_key, require_key
 from mindformers_codellama.mindir.lite_gears import DIMS, SHAPE, Gears, read_gears
 from mindformers_codellama.mindir.lite_ini import ASCEND, GRAPH, PROVIDER, LiteIni
-from mindformers_codellama.mindir.manifest import ExportManifest, read_export_manifest
+from mindformers_codellama.mindir.manifest import MANIFEST, ExportManifest, read_export_manifest
 from mindformers_codellama.mindir.protocol import ACTIVE_LENGTH, FULL, INC, INPUT_IDS, Float32, Inputs, Signature, check_inputs
 
 logger = logging.getLogger(__name__)
@@ -65,7 +65,7 @@ def import_lite() -> Any:
         fix = "install MindSpore Lite's wheel for your Ascend machine (it is not on the package index), or use the engine graph."
         raise EnvironmentFault(PACKAGE, problem, fix=fix) from error
     except (ImportError, OSError) as error:
-        problem = f"is installed but cannot be loaded: {str(error).splitlines()[0]}"
+        problem = f"is installed but cannot be loaded: {first_line(error)}"
         raise EnvironmentFault(PACKAGE, problem, fix="source CANN's set_env.sh and import mindspore_lite first.") from error
 
 
@@ -98,7 +98,7 @@ class LiteEngine:
         self._group: Any = None  # lives as long as its models
         self._has_rows = False
         _check_target(folder, self._manifest)
-        _check_key(folder, self._manifest, self._key)
+        require_key(folder / MANIFEST, self._manifest.encryption, self._key)
         if self._manifest.single and place.ini is not None and place.ini[0] is not place.ini[1]:
             problem = "names two files, but this export has a single graph."
             raise ConfigError("--config_path", problem, fix=f"give one: {place.ini[0].path}.")
@@ -226,13 +226,6 @@ def _check_target(folder: Path, manifest: ExportManifest) -> None:
         raise CheckpointError(folder, problem, fix="export with --target ascend for MindSpore Lite, or use the engine graph.")
 
 
-def _check_key(folder: Path, manifest: ExportManifest, key: bytes | None) -> None:
-    if manifest.encryption and not key:
-        raise CheckpointError(folder, "its graphs are encrypted.", fix="give --key_file FILE, the one they were exported with.")
-    if key and not manifest.encryption:
-        raise CheckpointError(folder, "its graphs are not encrypted, but a key was given.", fix="leave out --key_file.")
-
-
 def _rank_config(manifest: ExportManifest, place: LitePlace) -> dict[str, dict[str, str]]:
     """What is said to MindSpore Lite beside the file: where the rank table is; checked against ranks and devices.
 
@@ -284,6 +277,5 @@ def _told(where: object) -> Iterator[None]:
     try:
         yield
     except (RuntimeError, TypeError, ValueError) as error:
-        first = (str(error).strip().splitlines() or ["no reason given"])[0]
         fix = "see MindSpore Lite's own log above; GLOG_v=1 makes it say more."
-        raise EnvironmentFault(where, f"MindSpore Lite refused it: {first}", fix=fix) from error
+        raise EnvironmentFault(where, f"MindSpore Lite refused it: {first_line(error)}", fix=fix) from error

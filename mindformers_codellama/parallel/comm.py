@@ -17,7 +17,7 @@ from typing import Any
 import mindspore as ms
 import numpy as np
 
-from mindformers_codellama.errors import ClusterError
+from mindformers_codellama.errors import ClusterError, first_line
 from mindformers_codellama.layout.ranks import AXES, Layout, Place
 
 logger = logging.getLogger(__name__)
@@ -144,9 +144,8 @@ def connect() -> tuple[int, int]:
     try:
         init()
     except (RuntimeError, ValueError) as error:
-        first_line = (str(error).strip().splitlines() or ["no reason given"])[0]
         fix = "check that every rank was started, and that MS_SCHED_HOST and MS_SCHED_PORT can be reached."
-        raise ClusterError("communication", f"the ranks did not come together: {first_line}", fix=fix) from error
+        raise ClusterError("communication", f"the ranks did not come together: {first_line(error)}", fix=fix) from error
     rank, ranks = int(get_rank()), int(get_group_size())
     wanted = os.environ.get("RANK_ID") or os.environ.get("MS_NODE_ID")
     if wanted and wanted.strip() != str(rank):

@@ -11,7 +11,7 @@ from typing import Any
 import mindspore as ms
 
 from mindformers_codellama.config.sections_parallel import ContextSection
-from mindformers_codellama.errors import ConfigError, EnvironmentFault
+from mindformers_codellama.errors import ConfigError, EnvironmentFault, first_line
 from mindformers_codellama.runtime.cores import usable_cores
 
 DEVICES = ("CPU", "Ascend")
@@ -71,8 +71,7 @@ def _set_device(context: ContextSection) -> None:
         named_before = "has been initialized" in str(error) or "can not be modified" in str(error)
         if named_before and current_device() == context.device_target == "CPU":
             return  # something ran before the device was named, or ranks were joined, on the one CPU there is
-        first_line = (str(error).strip().splitlines() or ["no reason given"])[0]
-        problem = f"{context.device_target} cannot be used by this process: {first_line}"
+        problem = f"{context.device_target} cannot be used by this process: {first_line(error)}"
         fix = "write context.device_target: CPU, or install MindSpore for the device; one process keeps the device it began with."
         raise EnvironmentFault("context.device_target", problem, fix=fix) from error
 

@@ -69,7 +69,7 @@ def test_encrypted_graphs_need_their_own_key(fake_lite, folder, expected, tmp_pa
     words += ["--max_output_length", str(NEW), "--add_special_tokens", "True"]
     assert main([*words, "--key_file", str(right)]) == 0
     assert capsys.readouterr().out == expected[0] + "\n"
-    for key, said in (([str(wrong)], "decrypt"), ([], "encrypted graphs, and no key|are encrypted")):
+    for key, said in (([str(wrong)], "decrypt"), ([], "encrypted graphs, and no key")):
         assert main([*words, *(["--key_file", *key] if key else [])]) in (3, 8)
         assert re.search(rf"codellama: error: .*{said}", capsys.readouterr().err)
 

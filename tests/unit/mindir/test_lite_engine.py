@@ -114,7 +114,7 @@ def test_several_ranks_name_their_rank_table(fake_lite, tmp_path):
 def test_graphs_that_lite_cannot_run_are_refused_before_it_is_asked(tmp_path):
     for name, options, said in (
         ("cpu", {"ranks": 2, "target": "cpu"}, "export with --target ascend"),
-        ("secret", {"encryption": "AES-GCM"}, "are encrypted"),
+        ("secret", {"encryption": "AES-GCM"}, "is of encrypted graphs, and no key was given"),
     ):
         write_export(tmp_path / name, **options)
         with pytest.raises(CodeLlamaError, match=said):
@@ -122,7 +122,7 @@ def test_graphs_that_lite_cannot_run_are_refused_before_it_is_asked(tmp_path):
     write_export(tmp_path / "open")
     key = tmp_path / "key"
     key.write_bytes(b"0" * 16)
-    with pytest.raises(CodeLlamaError, match="not encrypted, but a key was given"):
+    with pytest.raises(CodeLlamaError, match="are not encrypted, but a key was given"):
         LiteEngine(tmp_path / "open", LitePlace(), key_file=key)
     single = write_export(tmp_path / "single", single=True)
     assert single.single
