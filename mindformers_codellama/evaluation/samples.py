@@ -42,7 +42,9 @@ class LineFile:
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             self._file: BinaryIO = path.open("ab+")
-            self._file.truncate(_whole_lines(path))
+            whole = _whole_lines(path)
+            if whole < path.stat().st_size:
+                self._file.truncate(whole)
         except OSError as error:
             raise DataError(path, f"cannot be written: {error.strerror}.") from error
 
