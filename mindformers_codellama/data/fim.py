@@ -46,7 +46,7 @@ class FimOptions:
     seed: int = 0
     """Of all random choices, at least 0."""
     loss: str = "all"
-    """all: every id is learned, as in the papers; middle: of a transformed document the middle and its end alone."""
+    """all: every id is learned, as Bavarian et al. do; middle: of a transformed document the middle and its end alone."""
 
     def __post_init__(self) -> None:
         shares = (("--fim-rate", self.rate), ("--fim-spm-rate", self.spm_rate))
@@ -84,7 +84,7 @@ class FimSample(NamedTuple):
 
 
 def draw(chance: np.random.Generator, options: FimOptions) -> Draw:
-    """The choices for the next document; always four numbers, so a rate does not move the cuts of later documents."""
+    """The choices for the next document; always four numbers, so a rate moves no cut of a document that fits a row."""
     infill, order, one, other = (float(number) for number in chance.random(4))
     return Draw(infill < options.rate, order < options.spm_rate, (one, other))
 
