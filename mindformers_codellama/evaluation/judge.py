@@ -64,16 +64,18 @@ def judge(problem: Problem, completion: str, sandbox: Sandbox, limits: Limits, *
         "entry_point": problem.entry_point,
         "test": problem.test,
     }
-    common: dict[str, Any] = {"env": sandbox.environment(), "stderr": subprocess.DEVNULL}
     with ExitStack() as stack:
-        common["cwd"] = stack.enter_context(tempfile.TemporaryDirectory(prefix="codellama-eval-"))
+        quiet: dict[str, Any] = {
+            "cwd": stack.enter_context(tempfile.TemporaryDirectory(prefix="codellama-eval-")),
+            "stderr": subprocess.DEVNULL,
+        }
         with _pipe() as (calls_out, calls_in), _pipe() as (answers_out, answers_in):  # here they are closed once both have started
-            command = sandbox.command("program.py", limits)
-            program = stack.enter_context(_started(command, stdin=calls_out, stdout=answers_in, **common))
+            program = sandbox.start("program.py", limits, stdin=calls_out, stdout=answers_in, **quiet)
+            stack.enter_context(_ended(program))
             ends = (calls_in.fileno(), answers_out.fileno())
-            command = sandbox.command("checker.py", limits, *ends)
-            pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "pass_fds": ends}
-            checker = stack.enter_context(_started(command, **pipes, **common))
+            pipes: dict[str, Any] = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+            checker = sandbox.start("checker.py", limits, *ends, pass_fds=ends, **pipes, **quiet)
+            stack.enter_context(_ended(checker))
         answer = _answer(checker, json.dumps(job).encode(), limits.wall_seconds, stop)
         return Verdict(TIMED_OUT) if answer is None else _verdict(answer, program, checker)
 
@@ -121,11 +123,10 @@ def _pipe() -> Iterator[tuple[IO[bytes], IO[bytes]]]:
 
 
 @contextmanager
-def _started(command: list[str], **options: Any) -> Iterator[subprocess.Popen[bytes]]:
-    """A process in a session of its own; at the end the whole session is killed and the process waited for."""
-    process = subprocess.Popen(command, start_new_session=True, **options)  # noqa: S603
+def _ended(process: subprocess.Popen[bytes]) -> Iterator[None]:
+    """At the end the whole session of a process is killed, and the process waited for."""
     try:
-        yield process
+        yield
     finally:
         with suppress(ProcessLookupError, PermissionError):
             os.killpg(process.pid, signal.SIGKILL)

@@ -1,7 +1,8 @@
 """Where programs of a model run: in bubblewrap, or, when a person insists, with limits alone.
 
 In the sandbox a program sees the interpreter and the system's libraries, read only, and a small `/tmp` of its own that vanishes
-with it. It has no network, no other processes, no `/proc`, no environment, no rights, and may not make user namespaces.
+with it. It has no network, no other processes, no `/proc`, no environment, no rights, and not the
+system calls of `seccomp`.
 """
 
 from __future__ import annotations
@@ -13,12 +14,14 @@ import random
 import shutil
 import subprocess
 import sys
+import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from mindformers_codellama.errors import ConfigError, EnvironmentFault
+from mindformers_codellama.evaluation.seccomp import MACHINES, call_filter
 
 INSIDE = Path(__file__).parent / "inside"
 INSIDE_SANDBOX = "/inside"
@@ -79,19 +82,33 @@ class Sandbox:
         """`bubblewrap` or `unsafe`, as reports call it."""
         return "bubblewrap" if self.bwrap else "unsafe"
 
-    def command(self, script: str, limits: Limits, *arguments: object) -> list[str]:
-        """The words that start a file of `inside` under limits."""
+    def start(self, script: str, limits: Limits, *arguments: object, pass_fds: Sequence[int] = (), **pipes: Any) -> subprocess.Popen[bytes]:
+        """Start a file of `inside` under limits, in a session of its own.
+
+        Args:
+            script: the file.
+            limits: it takes on.
+            arguments: behind the limits on its command line.
+            pass_fds: open files it gets.
+            pipes: `stdin`, `stdout`, `stderr`, `cwd` of `Popen`.
+        """
         folder = INSIDE_SANDBOX if self.bwrap else str(INSIDE)
         words = [self.python, "-I", "-B", f"{folder}/{script}", self._limits(limits), *map(str, arguments)]
-        return [*self._wrapping(), *words]
+        options: dict[str, Any] = {"env": self.environment(), "start_new_session": True, **pipes}
+        if not self.bwrap:
+            return subprocess.Popen(words, pass_fds=pass_fds, **options)  # noqa: S603
+        with tempfile.TemporaryFile() as calls:
+            calls.write(call_filter(platform.machine()))
+            calls.seek(0)
+            command = [*self._wrapping(), "--seccomp", str(calls.fileno()), "--", *words]
+            return subprocess.Popen(command, pass_fds=(*pass_fds, calls.fileno()), **options)  # noqa: S603
 
     def environment(self) -> dict[str, str]:
         """All that a program finds in its environment; libraries start no threads of their own."""
         return {"PATH": "/usr/bin:/bin", "LANG": "C.UTF-8", "HOME": "/tmp", "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}  # noqa: S108
 
     def _wrapping(self) -> list[str]:
-        if not self.bwrap:
-            return []
+        """Bubblewrap and its options."""
         prefixes = dict.fromkeys((sys.base_prefix, sys.prefix, str(Path(self.python).resolve().parent.parent)))
         own = [path for path in prefixes if not path.startswith("/usr/") and path not in ("/", "/usr")]
         words = [self.bwrap, *NAMESPACES, "--die-with-parent", "--new-session", "--cap-drop", "ALL"]
@@ -107,7 +124,7 @@ class Sandbox:
         for path in devices:
             words += ["--dev-bind", path, path]
         words += ["--ro-bind", str(INSIDE), INSIDE_SANDBOX]
-        words += ["--perms", "1777", "--size", str(TEMPORARY_BYTES), "--tmpfs", "/tmp", "--remount-ro", "/", "--chdir", "/tmp", "--"]  # noqa: S108
+        words += ["--perms", "1777", "--size", str(TEMPORARY_BYTES), "--tmpfs", "/tmp", "--remount-ro", "/", "--chdir", "/tmp"]  # noqa: S108
         return words
 
     def _limits(self, limits: Limits) -> str:
@@ -141,24 +158,27 @@ def open_sandbox(*, unsafe: bool = False) -> Sandbox:
     found = shutil.which("bwrap")
     if found is None:
         raise EnvironmentFault("sandbox", "programs of a model are run by bubblewrap alone, and bwrap is not installed.", fix=fix)
+    if platform.machine() not in MACHINES:
+        raise EnvironmentFault(
+            "sandbox", f"knows {' and '.join(MACHINES)}, this is {platform.machine()}.", fix="score the samples elsewhere."
+        )
     sandbox = Sandbox(bwrap=found)
-    why = fault(sandbox.command("program.py", Limits()), sandbox.environment())
+    why = fault(sandbox)
     if why:
         fix = "allow user namespaces (a container may need more rights), score the samples on another machine, or accept --unsafe."
         raise EnvironmentFault("sandbox", f"bwrap does not start here: {why}.", fix=fix)
     return sandbox
 
 
-def fault(command: Sequence[str], environment: dict[str, str]) -> str:
-    """Why a command cannot be started; empty when it can. `program.py` without a job ends at once."""
+def fault(sandbox: Sandbox) -> str:
+    """Why nothing can be started in it; empty when it can. `program.py` without a job ends at once."""
     try:
-        done = subprocess.run(  # noqa: S603
-            command, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=PROBE_SECONDS, env=environment, check=False
-        )
+        with sandbox.start("program.py", Limits(), stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE) as process:
+            told = process.communicate(timeout=PROBE_SECONDS)[1].decode(errors="replace")
     except (OSError, subprocess.TimeoutExpired) as error:
         return str(error)
-    lines = done.stderr.strip().splitlines() or [f"exit code {done.returncode}"]
-    return "" if done.returncode == 0 else lines[-1].rstrip(".")
+    lines = told.strip().splitlines() or [f"exit code {process.returncode}"]
+    return "" if process.returncode == 0 else lines[-1].rstrip(".")
 
 
 def parents(paths: Sequence[str]) -> list[str]:

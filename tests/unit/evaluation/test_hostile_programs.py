@@ -157,3 +157,25 @@ def test_a_program_has_no_rights_and_no_environment(sandbox, monkeypatch):
 def test_a_flood_of_output_goes_nowhere(sandbox):
     body = "    import os\n    for _ in range(200):\n        os.write(1, bytes(65536))\n        os.write(2, bytes(65536))\n"
     assert judge(ADD, body + RIGHT, sandbox, LIMITS).result == "passed"
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        "c.unshare(0x10000000)",
+        "c.shmget(0, 1 << 20, 0o1600)",
+        "c.memfd_create(b'x', 0)",
+        "c.ptrace(0, 0, 0, 0)",
+        "c.mount(b't', b'/tmp', b'tmpfs', 0, 0)",
+    ],
+)
+def test_memory_of_no_process_new_namespaces_and_other_processes_are_refused(sandbox, call):
+    body = f"    import ctypes\n    c = ctypes.CDLL(None, use_errno=True)\n    assert {call} == -1\n    assert ctypes.get_errno() == 1\n"
+    assert judge(ADD, body + RIGHT, sandbox, LIMITS).result == "passed"
+
+
+def test_threads_and_children_work_below_the_limit(sandbox):
+    body = "    import os, threading\n    seen = []\n    t = threading.Thread(target=seen.append, args=(1,))\n    t.start()\n    t.join()\n"
+    body += "    pid = os.fork()\n    if not pid:\n        os._exit(3)\n"
+    body += "    assert seen and os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 3\n"
+    assert judge(ADD, body + RIGHT, sandbox, LIMITS).result == "passed"
