@@ -6,13 +6,14 @@
 
 import os
 import subprocess
+import threading
 import time
 from pathlib import Path
 
 import pytest
 from eval_case import ADD, PROBLEMS, RIGHT, WRONG
 
-from mindformers_codellama.evaluation.judge import judge
+from mindformers_codellama.evaluation.judge import Stopped, judge
 from mindformers_codellama.evaluation.sandbox import Limits
 
 LIMITS = Limits(cpu_seconds=1, wall_seconds=20, memory_mib=512, file_mib=4)
@@ -179,3 +180,11 @@ def test_threads_and_children_work_below_the_limit(sandbox):
     body += "    pid = os.fork()\n    if not pid:\n        os._exit(3)\n"
     body += "    assert seen and os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 3\n"
     assert judge(ADD, body + RIGHT, sandbox, LIMITS).result == "passed"
+
+
+def test_judging_that_is_stopped_leaves_nothing_behind(sandbox):
+    stop = threading.Event()
+    stop.set()
+    with pytest.raises(Stopped):
+        judge(ADD, "    import time\n    time.sleep(600)\n", sandbox, Limits(wall_seconds=600), stop=stop)
+    assert not left_over()
