@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -122,7 +123,18 @@ def describe_row(row: dict[str, np.ndarray], tokenizer: Any = None) -> dict[str,
         found["samples"] = int(row["segment_ids"].max())
     if tokenizer is None:
         return found | {"input_ids": ids[:used].tolist()}
-    found["text"] = tokenizer.decode(ids[:used].tolist())
+    found["text"] = _as_text(ids[:used].tolist(), tokenizer)
     if "labels" in row:
-        found["learned_text"] = tokenizer.decode(learned.tolist())
+        found["learned_text"] = _as_text(learned.tolist(), tokenizer)
     return found
+
+
+def _as_text(ids: list[int], tokenizer: Any) -> str:
+    """Text of ids; where infilling marks are among them these are written out, and every space stands as the ids have it."""
+    ends = ("prefix_id", "<PRE>"), ("suffix_id", "<SUF>"), ("middle_id", "<MID>"), ("eot_id", "<EOT>")
+    marks = {getattr(tokenizer, name): mark for name, mark in ends}
+    if not any(token in marks for token in ids):
+        return str(tokenizer.decode(ids))
+    marks |= {tokenizer.bos_token_id: tokenizer.bos_token, tokenizer.eos_token_id: tokenizer.eos_token}
+    parts = [(marked, list(group)) for marked, group in groupby(ids, key=marks.__contains__)]
+    return "".join("".join(marks[token] for token in part) if marked else tokenizer.decode_infilling(part) for marked, part in parts)

@@ -92,6 +92,10 @@ def test_packed_tasks_do_not_see_each_other_and_only_middles_are_learned(tmp_pat
     shown = capsys.readouterr().out
     assert "fim: {'rate': 1.0, 'spm_rate': 0.5, 'seed': 0, 'loss': 'middle'}" in shown
     assert "infilling tasks, suffix first" in shown
+    text, learned = (next(line for line in shown.splitlines() if line.startswith(f"  {name}: ")) for name in ("text", "learned_text"))
+    assert text.startswith("  text: <s><PRE>"), "marks are written out"
+    assert "<EOT>" in learned + shown.partition("learned_text")[2]
+    assert "<PRE>" not in shown.partition("learned_text")[2]
 
 
 def test_the_preprocess_tool_takes_the_same_options(tmp_path, code):
