@@ -67,7 +67,9 @@ def test_every_rank_says_what_predict_says(place, tmp_path, ranks):
     assert shown.startswith("".join(f"run model {rank} on rank:{rank},device {rank}...\n" for rank in range(ranks)))
     assert shown.count(wanted) == 2
     for rank in range(ranks):
-        assert (place / f"rank_{rank}.log").read_text(errors="replace").count(wanted) == 2
+        log = (place / f"rank_{rank}.log").read_text(errors="replace")
+        # stdout and stderr come through two pipes: a line of figures may stand between two lines of an answer
+        assert "".join(line for line in log.splitlines(True) if "new tokens in" not in line).count(wanted) == 2
 
 
 def test_devices_count_from_the_first_one(place):
