@@ -7,10 +7,16 @@ import pytest
 
 @pytest.fixture(autouse=True)
 def quiet_logging_setup():
-    """Undo what a command run in this process did to the package's logger, so that `caplog` sees its lines again."""
-    logger = logging.getLogger("mindformers_codellama")
-    handlers, level, propagate = list(logger.handlers), logger.level, logger.propagate
+    """The package's logger as it is before any command, whatever commands of other tests and of fixtures did: `caplog` sees its
+    lines, and a command of the test writes to the test's own stderr.
+    """
+    _forget_handlers()
     yield
-    logger.handlers[:] = handlers
-    logger.setLevel(level)
-    logger.propagate = propagate
+    _forget_handlers()
+
+
+def _forget_handlers() -> None:
+    logger = logging.getLogger("mindformers_codellama")
+    logger.handlers.clear()
+    logger.setLevel(logging.NOTSET)
+    logger.propagate = True
