@@ -90,7 +90,7 @@ def test_packed_logits_lie_near_the_float32_ones(folder, packed, tokenizer):
         assert (found.argmax(1) == expected.argmax(1)).sum() >= agreeing, scheme
 
 
-@pytest.mark.parametrize("scheme", ["w8", "w4"])
+@pytest.mark.parametrize("scheme", ["w8", pytest.param("w4", marks=pytest.mark.slow)])
 def test_without_kernels_a_float32_network_has_the_same_values_and_one_warning_tells(folder, packed, capsys, monkeypatch, scheme):
     monkeypatch.setenv("CODELLAMA_KERNELS", "off")
     target = packed(scheme)
@@ -170,6 +170,7 @@ def test_a_packed_model_on_several_ranks_is_refused(folder):
 
 
 @needs_kernels
+@pytest.mark.slow
 def test_quantize_compares_with_float32_and_keeps_the_numbers(folder, tmp_path, capsys):
     (tmp_path / "text.txt").write_text("".join(f"def add_{a}(x):\n    return x + {a}\n" for a in range(40)))
     numbers = {}

@@ -46,6 +46,7 @@ def place(tmp_path_factory):
     return folder
 
 
+@pytest.mark.slow
 def test_the_commands_of_the_page_run(place):
     (block,) = re.findall(r"```bash\n(.*?)```", PAGE, re.DOTALL)
     environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}", "CODELLAMA_LOG_LEVEL": "WARNING"}

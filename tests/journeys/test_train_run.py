@@ -146,6 +146,7 @@ def test_two_micro_batches_of_two_rows_train_like_one_batch_of_four(data, tmp_pa
     np.testing.assert_allclose(parts.losses, whole.losses, rtol=2e-6)  # rows have equally many tokens; only the order of sums differs
 
 
+@pytest.mark.slow
 def test_recompute_changes_no_loss_and_the_cpu_is_told_that_it_saves_nothing(data, tmp_path, caplog):
     plain = run(data, tmp_path / "plain", runner_config={"epochs": 1}, kernels="off")
     again = run(data, tmp_path / "again", runner_config={"epochs": 1}, recompute_config={"recompute": True}, kernels="off")
@@ -175,6 +176,7 @@ def test_a_dataset_without_any_label_is_refused(tmp_path):
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["c.yaml"]  # found before a step: no checkpoint, no log
 
 
+@pytest.mark.slow
 def test_float16_with_a_dynamic_scale_follows_float32_on_the_cpu(data, tmp_path):
     plain = run(data, tmp_path / "float32", runner_config={"epochs": 1})
     base = train_case.config(data, tmp_path)["model"]

@@ -84,6 +84,7 @@ def test_prompt_and_steps_equal_one_pass_in_numpy(network, decoders, kind):
         assert relative_error([logits[row] for logits in found], wanted) < BOUND
 
 
+@pytest.mark.slow
 def test_a_position_too_far_exceeds_the_bound(network, decoders):
     """The seeded break of the test above: steps that forget to advance."""
     tokens, decoder = make_tokens(1, 20), decoders["cached"]
@@ -159,6 +160,7 @@ def test_a_second_prompt_does_not_see_the_first(network, decoders, kind):
     assert relative_error(found, logits_of_row(ids[0], weights, network.config)[2:]) < BOUND
 
 
+@pytest.mark.slow
 def test_caches_given_up_for_others_are_made_anew(graph_mode, monkeypatch):
     """More batch sizes than graphs are kept for, with growth before and after."""
     network = LlamaNetwork(dataclasses.replace(CONFIG, num_layers=1))

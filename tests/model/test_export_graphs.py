@@ -187,7 +187,8 @@ def grouped(weight_OI, limit):
     return found
 
 
-@pytest.mark.parametrize(("form", "limit"), [("int8", 127), pytest.param("int4", 7, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize(("form", "limit"), [("int8", 127), ("int4", 7)])
 def test_integer_matrices_stand_for_the_values_of_quantize(tmp_path, form, limit):
     key = tmp_path / "key"
     key.write_text("00112233445566778899aabbccddeeff\n")
@@ -204,6 +205,7 @@ def test_integer_matrices_stand_for_the_values_of_quantize(tmp_path, form, limit
             opened(tmp_path / form, key_file=key)
 
 
+@pytest.mark.slow
 def test_force_replaces_it_whole(tmp_path):
     export(tmp_path, verify=False, dynamic=True, single=True)
     (tmp_path / "mindir_inc_checkpoint").mkdir()

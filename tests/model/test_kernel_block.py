@@ -91,6 +91,7 @@ def test_bfloat16_stays_within_the_rounding_of_its_operands(graph_mode, toy_conf
         assert norm_distance(gradient, wanted[name]) < BFLOAT16_BOUND, name
 
 
+@pytest.mark.slow
 def test_another_eps_in_one_norm_exceeds_the_bound(graph_mode, toy_config):
     batch = packed_batch(toy_config.vocab_size)
     network = make_network(toy_config)

@@ -79,7 +79,7 @@ def test_blocks_keep_the_bytes_the_planner_counts(toy_config, compute_dtype, siz
     "options",
     [
         {"columns": ("input_ids", "labels", "segment_ids", "position_ids"), "max_grad_norm": 0.1, "scale": 64.0},
-        {"micro_steps": 2, "frozen": "w1"},
+        pytest.param({"micro_steps": 2, "frozen": "w1"}, marks=pytest.mark.slow),
     ],
     ids=["packed, clipped, scaled", "two micro batches, frozen weights"],
 )

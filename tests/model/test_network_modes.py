@@ -4,6 +4,7 @@ import dataclasses
 
 import mindspore as ms
 import numpy as np
+import pytest
 from llama_numpy import relative_error
 
 from mindformers_codellama.model.initial import init_parameters
@@ -39,6 +40,7 @@ def test_pynative_graph_and_jit_agree(request, both_paths, toy_config, toy_ids):
         assert relative_error(found, wanted) < 2e-5, parameter.name  # gradients add up over rows and positions
 
 
+@pytest.mark.slow
 def test_recomputed_blocks_give_the_same_gradients(graph_mode, both_paths, toy_config, toy_ids):
     loss, gradients = loss_and_gradients(make_network(toy_config), toy_ids)
     network = make_network(toy_config)

@@ -43,7 +43,7 @@ def comm_of(layout: Layout, rank: int) -> Comm:
     return Comm(layout=layout, rank=rank, **{name: Axis(*numbers, group=name) for name, numbers in axes.items()})
 
 
-@pytest.mark.parametrize("stages", [2, 3, 5])
+@pytest.mark.parametrize("stages", [2, pytest.param(3, marks=pytest.mark.slow), pytest.param(5, marks=pytest.mark.slow)])
 def test_stages_one_after_the_other_are_the_whole_network(both_paths, stages):
     layout = Layout(pipeline_stage=stages)
     model_layout = ModelLayout(config=CONFIG, layout=layout)

@@ -93,6 +93,7 @@ def test_every_parameter_changes_as_in_float32_in_graph_mode():
         assert np.linalg.norm(changes[1][name] - wanted) < 0.15 * np.linalg.norm(wanted), name
 
 
+@pytest.mark.slow
 def test_a_matrix_that_is_not_trained_exceeds_the_bound(float32_losses):
     losses, _ = run("bfloat16", frozen="w1")
     assert np.abs(losses - float32_losses).max() > 2 * BOUND

@@ -52,7 +52,7 @@ def files_of(folder: Path, ranks: int) -> list[bytes]:
     return made
 
 
-@settings(deadline=None, max_examples=8, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(deadline=None, max_examples=4, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(LAYOUTS, LAYOUTS, st.sampled_from(["ckpt", "safetensors"]))
 def test_there_and_back_and_by_way_of_the_whole(
     tmp_path_factory: pytest.TempPathFactory, whole: Path, first: ModelLayout, second: ModelLayout, form: str
