@@ -114,9 +114,11 @@ class Sandbox:
         words = [self.bwrap, *NAMESPACES, "--die-with-parent", "--new-session", "--cap-drop", "ALL"]
         # root gives up its id inside, with these two rights and for good; others are confined in a user namespace
         words += ["--cap-add", "CAP_SETUID", "--cap-add", "CAP_SETGID"] if is_root() else ["--unshare-user", "--disable-userns"]
+        # first, for the interpreter may lie below the system's /tmp
+        words += ["--perms", "1777", "--size", str(TEMPORARY_BYTES), "--tmpfs", "/tmp"]  # noqa: S108
         devices = [f"/dev/{name}" for name in ("null", "zero", "urandom", "random")]
         for path in parents((*SYSTEM, *own, *devices)):  # by itself bwrap makes them for its own user alone
-            words += ["--perms", "0755", "--dir", path]
+            words += ["--perms", "0755", "--dir", path] if path != "/tmp" else []  # noqa: S108
         for path in SYSTEM:
             words += ["--ro-bind-try", path, path]
         for path in own:
@@ -124,8 +126,7 @@ class Sandbox:
         for path in devices:
             words += ["--dev-bind", path, path]
         words += ["--ro-bind", str(INSIDE), INSIDE_SANDBOX]
-        words += ["--perms", "1777", "--size", str(TEMPORARY_BYTES), "--tmpfs", "/tmp", "--remount-ro", "/", "--chdir", "/tmp"]  # noqa: S108
-        return words
+        return [*words, "--remount-ro", "/", "--chdir", "/tmp"]  # noqa: S108
 
     def _limits(self, limits: Limits) -> str:
         processes = limits.processes
