@@ -101,7 +101,10 @@ def _verdict(answer: bytes, program: subprocess.Popen[bytes], checker: subproces
         if _cpu_time_ended(checker):
             return Verdict(TIMED_OUT)
         raise EnvironmentFault("sandbox", f"the checker ended without a verdict (exit code {checker.returncode}).", fix="run it again.")
-    result = str(json.loads(answer)["result"])[:LONGEST_VERDICT]
+    try:
+        result = str(json.loads(answer)["result"])[:LONGEST_VERDICT]
+    except (ValueError, KeyError, TypeError) as error:
+        raise EnvironmentFault("sandbox", "the checker was cut off within its verdict.", fix="run it again.") from error
     if result != PASSED and _cpu_time_ended(program):
         return Verdict(TIMED_OUT)
     return Verdict(result)
