@@ -159,6 +159,8 @@ def main() -> None:
         if arguments.prepare:
             return
     samples = Samples.read(path)
+    if arguments.note:
+        samples.header["note"] = arguments.note
     picture = ""
     if arguments.write:
         from roofline import draw

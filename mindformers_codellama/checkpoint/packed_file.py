@@ -134,7 +134,7 @@ def forget_file(path: Path) -> None:
     """Let the system drop the pages of a finished file from its cache, where it can.
 
     Pages of a file that was written piece by piece are small, and stay so as long as they are cached; read anew through a
-    mapping of `map_file` they are large, which makes reading weights up to 30 % faster (Linux 6.16 and later on ext4).
+    mapping of `map_file` they are large, which makes reading weights up to 30 % faster (measured on Linux 6.18 with ext4).
     """
     if hasattr(os, "posix_fadvise"):
         with suppress(OSError), path.open("rb") as file:
