@@ -232,7 +232,8 @@ def answer(pipe: TextGenerationPipeline, arguments: argparse.Namespace, text: st
         result = pipe.run(rows, config)
         assert result.texts is not None, "the pipeline has a tokenizer"
         for made in result.texts:
-            print(prompt + made, flush=True)
+            sys.stdout.write(f"{prompt}{made}\n")
+        sys.stdout.flush()
     print(f"{result.stats}", file=sys.stderr)
 
 

@@ -22,6 +22,7 @@ DEFAULT_PATTERN = "rank_{rank}/mindformer.log"
 """MindFormers' name of a rank's log."""
 UNFINISHED = 0.3
 """Seconds after which a line without an end is logged as well."""
+_HELD_BYTES = 1 << 16
 _TAIL_BYTES = 256 * 1024
 
 
@@ -107,7 +108,10 @@ class LiveOutput:
             os.close(self._log)
 
     def _copy(self, source: int, target: int) -> None:
-        """Bytes are shown as they come; the log gets whole lines, so that stdout and stderr do not cut each other's."""
+        """Bytes are shown as they come; the log gets what ends a line, so that stdout and stderr do not cut each other's texts.
+
+        A text of several lines may come without its last line end, which Python's unbuffered `print` writes apart.
+        """
         shows, unfinished, remarks = True, b"", RemarkFilter()
         while True:
             if (unfinished or remarks.holds) and not select.select([source], [], [], UNFINISHED)[0]:
@@ -123,9 +127,9 @@ class LiveOutput:
                     _show(target, remarks.end())
                 os.close(source)
                 return
-            end = max(data.rfind(b"\n"), data.rfind(b"\r")) + 1
-            self._record(unfinished + data[:end] if end else b"")
-            unfinished = data[end:] if end else unfinished + data
+            unfinished += data
+            if unfinished.endswith((b"\n", b"\r")) or len(unfinished) >= _HELD_BYTES:
+                unfinished = self._record(unfinished)
             shows = shows and _show(target, data if self._shows_all else remarks.feed(data))
 
     def _record(self, data: bytes) -> bytes:

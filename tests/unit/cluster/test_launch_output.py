@@ -1,13 +1,16 @@
 """What is shown of a rank's output, and which lines of a log are worth showing after a failure."""
 
+import os
 import re
+import time
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from mindformers_codellama.cluster import launch_show
 from mindformers_codellama.cluster.launch_remarks import RemarkFilter
-from mindformers_codellama.cluster.launch_show import Logs, last_lines
+from mindformers_codellama.cluster.launch_show import LiveOutput, Logs, last_lines
 from mindformers_codellama.errors import EnvironmentFault
 
 REMARK = (
@@ -50,6 +53,32 @@ def test_a_bar_is_shown_at_once():
     filter_ = RemarkFilter()
     assert filter_.feed(b"\r 5%|#") == b"\r 5%|#"
     assert filter_.feed(b"[list] of something") == b"[list] of something"
+
+
+def until(condition):
+    """Wait for what another thread does."""
+    deadline = time.monotonic() + 30
+    while not condition():
+        assert time.monotonic() < deadline, "waited for 30 s"
+        time.sleep(0.005)
+
+
+def test_a_text_whose_line_end_comes_apart_is_not_cut_in_the_log(tmp_path, monkeypatch):
+    shown_here = tmp_path / "shown"
+    monkeypatch.setattr(launch_show, "UNFINISHED", 60)
+    monkeypatch.setattr(launch_show, "_show", lambda target, data: bool(shown_here.open("ab").write(data)) or True)
+    live = LiveOutput(Logs(tmp_path, "log").open(0), shows_all=True)
+    out, err = os.dup(live.stdout), os.dup(live.stderr)
+    live.start()
+    os.write(out, b"one\n  two")
+    until(lambda: shown_here.exists() and b"two" in shown_here.read_bytes())
+    os.write(err, b"a remark\n")
+    until(lambda: b"remark" in (tmp_path / "log").read_bytes())
+    os.write(out, b"\n")
+    os.close(out)
+    os.close(err)
+    live.close(30)
+    assert (tmp_path / "log").read_bytes() == b"a remark\none\n  two\n"
 
 
 def test_last_lines_are_those_that_say_something(tmp_path):
