@@ -19,7 +19,7 @@ from mindformers_codellama.cli.generation_options import (
 )
 from mindformers_codellama.cli.interrupts import stopping_on_interrupt
 from mindformers_codellama.errors import ConfigError
-from mindformers_codellama.evaluation.problems import Problems, read_problems
+from mindformers_codellama.evaluation.problems import Problem, Problems, read_problems
 from mindformers_codellama.evaluation.report import report, require_k, told
 from mindformers_codellama.evaluation.samples import read_samples, results_path
 from mindformers_codellama.evaluation.sandbox import UNSAFE_WARNING, Limits, Sandbox, open_sandbox
@@ -81,8 +81,8 @@ def _add_running(group: argparse._ArgumentGroup) -> None:
 class Task:
     """What is to be done, read and checked."""
 
-    every: Problems
-    problems: Problems
+    every: Problems[Problem]
+    problems: Problems[Problem]
     limits: Limits
     sandbox: Sandbox | None
     """None when nothing is run."""

@@ -32,7 +32,7 @@ COMMANDS: Mapping[str, tuple[str, str]] = {
     "train": ("mindformers_codellama.cli.train", "pretrain a model"),
     "finetune": ("mindformers_codellama.cli.finetune", "go on training from a checkpoint"),
     "evaluate": ("mindformers_codellama.cli.evaluate", "loss and perplexity on a dataset"),
-    "eval": ("mindformers_codellama.cli.eval", "how often the programs a model writes pass their tests (HumanEval)"),
+    "eval": ("mindformers_codellama.cli.eval", "how well a model does on a suite of tasks: HumanEval, infilling and others"),
     "predict": ("mindformers_codellama.cli.predict", "generate from prompts"),
     "export": ("mindformers_codellama.cli.export", "MindIR graphs of a model, for MindSpore and MindSpore Lite"),
     "infer": ("mindformers_codellama.cli.infer", "generate from exported graphs, with MindFormers' run_infer_main.py flags"),

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 STOP_RULE = "the first line at the margin behind the function's body"
 
 
-def missing_places(problems: Problems, every: Problems, samples: int, there: Mapping[Place, str]) -> list[tuple[int, Place]]:
+def missing_places(problems: Problems[Any], every: Problems[Any], samples: int, there: Mapping[Place, str]) -> list[tuple[int, Place]]:
     """Samples still to be made, with the number that seeds each, in order of the number.
 
     A sample's number is its place among all tasks of the file, sample after sample: number = sample * tasks + task. So it does not
@@ -53,7 +53,7 @@ def generate_samples(  # noqa: PLR0913 - what a run is made of
     model: CausalLM,
     tokenizer: LlamaTokenizer,
     config: GenerationConfig,
-    problems: Problems,
+    problems: Problems[Problem],
     places: Sequence[tuple[int, Place]],
     path: Path,
     *,

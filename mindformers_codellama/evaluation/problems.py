@@ -11,8 +11,11 @@ import json
 import zlib
 from dataclasses import dataclass, fields
 from pathlib import Path
+from typing import Generic, TypeVar
 
 from mindformers_codellama.errors import CodeLlamaError, DataError, raise_all
+
+TaskT = TypeVar("TaskT")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,20 +33,20 @@ class Problem:
 
 
 @dataclass(frozen=True)
-class Problems:
-    """A file of problems, in its order."""
+class Problems(Generic[TaskT]):
+    """A file of tasks, in its order: `Problem`, or what another suite asks."""
 
     path: Path
     sha256: str
     """Of the lines, uncompressed."""
-    tasks: dict[str, Problem]
+    tasks: dict[str, TaskT]
 
-    def first(self, count: int | None) -> Problems:
+    def first(self, count: int | None) -> Problems[TaskT]:
         """The first tasks alone; None is all."""
         return Problems(self.path, self.sha256, dict(list(self.tasks.items())[:count]))
 
 
-def read_problems(path: Path) -> Problems:
+def read_problems(path: Path) -> Problems[Problem]:
     """Read a file; `.gz` or plain.
 
     Raises:

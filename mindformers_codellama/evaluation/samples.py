@@ -78,8 +78,15 @@ def results_path(samples: Path) -> Path:
     return samples.with_name(samples.name + "_results.jsonl")
 
 
-def read_samples(path: Path, problems: Problems, *, every: Problems | None = None, partial: bool = False) -> dict[Place, str]:
-    """Completions of the problems' tasks, in the order of the file.
+def read_samples(path: Path, problems: Problems[Any], *, every: Problems[Any] | None = None, partial: bool = False) -> dict[Place, str]:
+    """Completions of the problems' tasks; see `read_answers`."""
+    return {place: record["completion"] for place, record in read_answers(path, problems, every=every, partial=partial).items()}
+
+
+def read_answers(
+    path: Path, problems: Problems[Any], *, every: Problems[Any] | None = None, partial: bool = False
+) -> dict[Place, dict[str, Any]]:
+    """Samples of the problems' tasks, in the order of the file: `task_id`, `completion`, and what else was written with them.
 
     Args:
         path: `.jsonl`, maybe compressed.
@@ -94,7 +101,7 @@ def read_samples(path: Path, problems: Problems, *, every: Problems | None = Non
     data = read_bytes(path)
     if partial:
         data = data[: data.rfind(b"\n") + 1]
-    found: dict[Place, str] = {}
+    found: dict[Place, dict[str, Any]] = {}
     counts: Counter[str] = Counter()
     findings: list[CodeLlamaError] = []
     for number, line in enumerate(data.split(b"\n"), 1):
@@ -110,7 +117,7 @@ def read_samples(path: Path, problems: Problems, *, every: Problems | None = Non
             continue
         task = record["task_id"]
         if task in problems.tasks:
-            found[Place(task, counts[task])] = record["completion"]
+            found[Place(task, counts[task])] = record
             counts[task] += 1
     raise_all(findings[:10])
     missing = [task for task in problems.tasks if not counts[task]]
@@ -120,7 +127,7 @@ def read_samples(path: Path, problems: Problems, *, every: Problems | None = Non
     return found
 
 
-def _sample(line: bytes, where: str) -> dict[str, str]:
+def _sample(line: bytes, where: str) -> dict[str, Any]:
     try:
         record = json.loads(line)
     except ValueError as error:

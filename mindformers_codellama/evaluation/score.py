@@ -11,19 +11,19 @@ from pathlib import Path
 from typing import Any
 
 from mindformers_codellama.evaluation.judge import judge
-from mindformers_codellama.evaluation.problems import Problems
+from mindformers_codellama.evaluation.problems import Problem, Problems
 from mindformers_codellama.evaluation.samples import LineFile, Place, read_verdicts, verdict_record
 from mindformers_codellama.evaluation.sandbox import Limits, Sandbox
 
 
-def conditions_of(problems: Problems, sandbox: Sandbox, limits: Limits) -> dict[str, Any]:
+def conditions_of(problems: Problems[Problem], sandbox: Sandbox, limits: Limits) -> dict[str, Any]:
     """What a verdict depends on beside the sample."""
     return {"data_sha256": problems.sha256, "sandbox": sandbox.name, **asdict(limits)}
 
 
 def score(  # noqa: PLR0913 - what a run is made of
     samples: Mapping[Place, str],
-    problems: Problems,
+    problems: Problems[Problem],
     sandbox: Sandbox,
     limits: Limits,
     results: Path,

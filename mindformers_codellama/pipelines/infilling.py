@@ -15,8 +15,9 @@ from mindformers_codellama.generation.protocol import OnText
 from mindformers_codellama.generation.result import GenerationResult, GenerationStats, joined
 from mindformers_codellama.generation.stopping import AnswerRule
 from mindformers_codellama.pipelines.generating import CausalLM
+from mindformers_codellama.pipelines.infilling_input import is_pair, read_input
 from mindformers_codellama.pipelines.text_generation import TextGenerationPipeline
-from mindformers_codellama.text.holes import FILL_MARK, Hole, split_marks
+from mindformers_codellama.text.holes import FILL_MARK, Hole
 from mindformers_codellama.text.infilling import infilling_pieces, require_infilling
 from mindformers_codellama.text.infilling_fit import Snippet, comment_mark
 from mindformers_codellama.text.infilling_prompt import InfillingPrompt, infilling_prompt
@@ -132,7 +133,7 @@ class InfillingPipeline:
             GenerationError: an input of another form, or an option that cannot be.
             ConfigError: a text without the mark.
         """
-        alone = isinstance(inputs, (str, Mapping, Hole)) or _is_pair(inputs)
+        alone = isinstance(inputs, (str, Mapping, Hole)) or is_pair(inputs)
         texts = [read_input(entry, mark) for entry in ([inputs] if alone else list(inputs))]
         infill, options = split_options(self.infill, options)
         config = self._updated(self.generation, options)
@@ -206,30 +207,29 @@ class InfillingPipeline:
         Raises:
             GenerationError, TokenizerError: as `generation.loop.generate_rows`.
         """
+        prompts, rules, config = self.requests(holes, infill, config)
+        cut = sum(prompt.trimmed for prompt in prompts)
+        if cut:
+            room = self.model.decoder(use_past=config.use_past).max_length
+            logger.info("%d of %d cursors: the model sees the part of the text nearest to it, %d positions.", cut, len(prompts), room)
+        ids = [prompt.ids for prompt in prompts]
+        result = self._texts.run(ids, config, batch_size=batch_size or self.batch_size, listeners=listeners, rules=rules)
+        return infillings(holes, prompts, result), result
+
+    def requests(
+        self, holes: Sequence[Hole], infill: InfillOptions, config: GenerationConfig
+    ) -> tuple[list[InfillingPrompt], list[AnswerRule], GenerationConfig]:
+        """What the model is given for cursors: prompts, where each answer ends, and the options with room and end tokens filled in.
+
+        Raises:
+            GenerationError, TokenizerError: as `text.infilling_prompt.infilling_prompt`.
+        """
         room = self.model.decoder(use_past=config.use_past).max_length
         longest = config.max_new_tokens or max(1, min(MIDDLE_LENGTH, room // 2))
         ends = dict.fromkeys((infilling_pieces(self.tokenizer).end, *config.eos_token_ids))
         config = config.updated(max_new_tokens=longest, eos_token_id=ends)
         prompts = [self.prompt(hole, infill, room - longest) for hole in holes]
-        rules = [self._rule(prompt, infill) for prompt in prompts]
-        cut = sum(prompt.trimmed for prompt in prompts)
-        if cut:
-            logger.info("%d of %d cursors: the model sees the part of the text nearest to it, %d positions.", cut, len(prompts), room)
-        ids = [prompt.ids for prompt in prompts]
-        result = self._texts.run(ids, config, batch_size=batch_size or self.batch_size, listeners=listeners, rules=rules)
-        assert result.texts is not None
-        found = [
-            Infilling(
-                hole=hole,
-                middle=result.texts[row].replace("\n", hole.line_end),
-                finish_reason=result.finish_reasons[row],
-                prompt=prompt,
-                new_ids=result.new_ids(row).tolist(),
-            )
-            for row, (hole, prompt) in enumerate(zip(holes, prompts, strict=True))
-            if row < len(result.ids)  # fewer when the last ones were cancelled
-        ]
-        return found, result
+        return prompts, [self._rule(prompt, infill) for prompt in prompts], config
 
     def prompt(self, hole: Hole, infill: InfillOptions, room: int) -> InfillingPrompt:
         """What the model reads for a cursor, in at most `room` ids."""
@@ -252,34 +252,26 @@ class InfillingPipeline:
         return config
 
 
+def infillings(holes: Sequence[Hole], prompts: Sequence[InfillingPrompt], result: GenerationResult) -> list[Infilling]:
+    """The middles of answers that were made with texts; fewer than cursors when the last ones were cancelled."""
+    assert result.texts is not None
+    return [
+        Infilling(
+            hole=hole,
+            middle=text.replace("\n", hole.line_end),
+            finish_reason=result.finish_reasons[row],
+            prompt=prompt,
+            new_ids=result.new_ids(row).tolist(),
+        )
+        for row, (hole, prompt, text) in enumerate(zip(holes, prompts, result.texts, strict=False))
+    ]
+
+
 def split_options(base: InfillOptions, options: Mapping[str, Any]) -> tuple[InfillOptions, dict[str, Any]]:
     """`base` with the fields that are among the options, and the other options."""
     own = {field.name for field in fields(InfillOptions)}
     infill = replace(base, **{name: value for name, value in options.items() if name in own})
     return infill, {name: value for name, value in options.items() if name not in own}
-
-
-def read_input(entry: Any, mark: str) -> list[str]:
-    """The parts of an input between its cursors.
-
-    Raises:
-        GenerationError: it is no text, pair or mapping of two texts.
-        ConfigError: a text without the mark.
-    """
-    if isinstance(entry, str):
-        return split_marks(entry, mark)
-    pair = [entry.get("prefix"), entry.get("suffix")] if isinstance(entry, Mapping) else entry
-    unknown = sorted(set(entry) - {"prefix", "suffix"}) if isinstance(entry, Mapping) else []
-    if unknown or not isinstance(pair, Sequence) or len(pair) != 2 or not all(isinstance(part, str) for part in pair):
-        problem = f"has the key {unknown[0]!r}." if unknown else f"must be a text, or a prefix and a suffix, got {type(entry).__name__}."
-        raise GenerationError(
-            "infilling input", problem, fix=f'write "before{mark}behind", ("before", "behind") or {{"prefix", "suffix"}}.'
-        )
-    return list(pair)
-
-
-def _is_pair(inputs: Any) -> bool:
-    return isinstance(inputs, tuple) and len(inputs) == 2 and all(isinstance(part, str) for part in inputs)
 
 
 def _renumbered(on_text: OnText | None, rows: Sequence[int]) -> OnText | None:

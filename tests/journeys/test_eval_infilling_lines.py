@@ -1,0 +1,88 @@
+"""`codellama eval infilling-lines` on a model of random weights: answers, resume, report, refusals."""
+
+import json
+
+import pytest
+
+from mindformers_codellama.cli.main import main
+from mindformers_codellama.pipelines import open_model
+
+NEW = 6
+FILES = {"one.py": "def add(a, b):\n    return a + b\n\n\nprint(add(1, 2))\n", "two.py": "import os\n\nHOME = os.environ\n"}
+LINES = {f"{name}:{at}": line for name, text in FILES.items() for at, line in enumerate(text.split("\n"), 1) if line}
+
+
+@pytest.fixture
+def sources(tmp_path):
+    path = tmp_path / "src"
+    path.mkdir()
+    for name, text in FILES.items():
+        (path / name).write_text(text)
+    return path
+
+
+def evaluate(capsys, *words) -> tuple[int, str, str]:
+    code = main(["eval", "infilling-lines", *map(str, words)])
+    return (code, *capsys.readouterr())
+
+
+def test_a_killed_run_goes_on_to_the_same_answers_and_report(reuse, folder, sources, tmp_path, capsys):
+    words = (folder, "--files", sources, "--max-new-tokens", NEW, "--batch-size", 2, "--json")
+    code, out, err = evaluate(capsys, *words, "--output", tmp_path / "whole")
+    assert code == 0, err
+    samples = tmp_path / "whole" / "samples.jsonl"
+    whole = samples.read_bytes()
+    lines = whole.splitlines(keepends=True)
+    assert [json.loads(line)["task_id"] for line in lines] == list(LINES)
+    opened = open_model.open_model(folder, load_checkpoint="")
+    for line in lines:
+        answer = json.loads(line)
+        name, number = answer["task_id"].split(":")
+        rows = FILES[name].split("\n")
+        before, behind = "".join(f"{row}\n" for row in rows[: int(number) - 1]), "".join(f"\n{row}" for row in rows[int(number) :])
+        asked = {"until": "line", "max_new_tokens": NEW, "tokenizer": opened.tokenizer}
+        assert answer["completion"] == opened.model.infill(before, behind, **asked), answer
+        assert answer["order"] == "spm"
+    part = tmp_path / "part"
+    assert evaluate(capsys, *words, "--output", part, "--limit", 2)[0] == 0
+    (part / "samples.jsonl").write_bytes(b"".join(lines[:2]) + lines[2][:7])
+    code, again, _ = evaluate(capsys, *words, "--output", part)
+    assert (code, (part / "samples.jsonl").read_bytes(), json.loads(again)) == (0, whole, json.loads(out))
+    assert json.loads(out)["exact_match"] == 0
+
+
+def test_right_answers_are_all_exact_and_nothing_is_made_again(reuse, folder, sources, tmp_path, capsys):
+    words = (folder, "--files", sources, "--max-new-tokens", NEW, "--output", tmp_path, "--json")
+    assert evaluate(capsys, *words)[0] == 0
+    records = [json.loads(line) for line in (tmp_path / "samples.jsonl").read_text().splitlines()]
+    right = "".join(json.dumps(one | {"completion": LINES[one["task_id"]], "finish_reason": "eos"}) + "\n" for one in records)
+    (tmp_path / "samples.jsonl").write_text(right)
+    found = json.loads(evaluate(capsys, *words)[1])
+    assert (found["exact_match"], found["edit_similarity"], found["ended_by_model"], found["files"]) == (1, 1, 1, 2)
+    assert (tmp_path / "samples.jsonl").read_text() == right
+    code, _, err = evaluate(capsys, *words, "--until", "eot")
+    assert (code, "made with another stop_rule" in err) == (2, True), err
+    (sources / "two.py").write_text("import os\n")
+    code, _, err = evaluate(capsys, *words)
+    assert (code, "two.py:3' is not in source files" in err) == (4, True), err
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "says"),
+    [
+        (["--files", "none"], 4, "none: no file found"),
+        (["--files", "src", "--lines", "0"], 2, "--lines: got 0"),
+        (["--files", "src", "--num-beams", "2"], 6, "num_beams"),
+    ],
+)
+def test_what_cannot_be_done_is_refused(reuse, folder, sources, tmp_path, monkeypatch, capsys, words, code, says):
+    monkeypatch.chdir(tmp_path)
+    found, _, err = evaluate(capsys, folder, "--output", "o", *words)
+    assert (found, says in err) == (code, True), err
+
+
+def test_a_dry_run_writes_nothing(sources, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    code, out, _ = evaluate(capsys, "no_model", "--files", "src", "--output", "o", "--dry-run")
+    assert (code, out) == (0, "5 of 5 lines; 0 are filled in, the others would be in o/samples.jsonl\n")
+    assert not (tmp_path / "o").exists()
