@@ -21,7 +21,7 @@ from mindformers_codellama.checkpoint.manifest import manifest_path, write_manif
 from mindformers_codellama.checkpoint.meta_format import pairs_to_halves
 from mindformers_codellama.checkpoint.model_source import config_from_shapes
 from mindformers_codellama.checkpoint.open import CheckpointReader, open_checkpoint
-from mindformers_codellama.checkpoint.report import compare, difference_errors
+from mindformers_codellama.checkpoint.report import WriteReport, compare, difference_errors
 from mindformers_codellama.checkpoint.safetensors_format import write_safetensors
 from mindformers_codellama.checkpoint.tensors import CastTensor, ComputedTensor, LazyTensor, tensor_bytes
 from mindformers_codellama.checkpoint.weight_map import Sizes, expected_shapes, is_training_state
@@ -46,26 +46,19 @@ class Options:
     """Meta's params.json of a .ckpt of MindFormers before 0.6, whose wq and wk are in Meta's order."""
 
 
-@dataclass(frozen=True)
-class ConvertReport:
-    """What a conversion did, or with `dry_run` would do."""
+@dataclass(frozen=True, kw_only=True)
+class ConvertReport(WriteReport):
+    """What a conversion did."""
 
-    source: str
-    source_format: str
-    target: str
     target_format: str
-    tensors: int
     parameters: int
     bytes_read: int
-    bytes_written: int
     dtypes: tuple[str, ...]
     files: tuple[FileRecord, ...]
     left_out: tuple[str, ...]
     """Stored rotary angles, caches, optimizer state."""
     notes: tuple[str, ...]
     """Worth knowing, but nothing is wrong."""
-    dry_run: bool
-    seconds: float
 
 
 def convert(

@@ -35,6 +35,7 @@ from mindformers_codellama.checkpoint.packed_manifest import (
 )
 from mindformers_codellama.checkpoint.packed_open import packed_metadata
 from mindformers_codellama.checkpoint.packed_write import pack_weights
+from mindformers_codellama.checkpoint.report import WriteReport
 from mindformers_codellama.checkpoint.tensors import LazyTensor, tensor_bytes
 from mindformers_codellama.config.model_config import ModelConfig
 from mindformers_codellama.errors import CheckpointError
@@ -45,27 +46,20 @@ SPARE_BYTES = 4 << 20
 
 
 @dataclass(frozen=True, kw_only=True)
-class QuantizeReport:
-    """What was done, or with `dry_run` would be done."""
+class QuantizeReport(WriteReport):
+    """What packing did; `bytes_written` counts the whole file of weights."""
 
-    source: str
-    source_format: str
-    target: str
     scheme: str
     form: str
     group: int
-    tensors: int
     parameters: int
     bytes_read: int
-    bytes_written: int
     bits_per_weight: float
     """Of all bytes written, over the number of parameters."""
     errors: Mapping[str, Mapping[str, float]]
     """Tensor to `worst`, `mean` and others of `quantization.quantize.WeightError`; empty with `dry_run`."""
     evaluation: Mapping[str, Any]
     """Filled by `pipelines.compare_weights` when it was asked for."""
-    dry_run: bool
-    seconds: float
 
 
 def quantize_checkpoint(  # noqa: PLR0913 - one value per fact, all named

@@ -1,15 +1,48 @@
-"""What a checkpoint has, what a model needs, and every difference between them at once."""
+"""What a command did with a checkpoint; what one has, what a model needs, and every difference between them at once."""
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, fields
+from dataclasses import asdict, dataclass, fields
 
+from mindformers_codellama.checkpoint.files import size_text
 from mindformers_codellama.checkpoint.weight_map import OTHER_CONCAT, Sizes
 from mindformers_codellama.errors import CheckpointError, CodeLlamaError
 
 Shape = tuple[int, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class WriteReport:
+    """What making one checkpoint of another did, or with `dry_run` would do; commands add what is theirs."""
+
+    source: str
+    source_format: str
+    target: str
+    tensors: int
+    bytes_written: int
+    """Of tensors; the headers and small files beside them are not counted, unless a command says so."""
+    dry_run: bool
+    seconds: float
+
+    def to_json(self) -> str:
+        """Every field by its name, indented."""
+        return json.dumps(asdict(self), indent=2)
+
+    def head_lines(self, *, source: str, read: str, target: str, wrote: str = "") -> list[str]:
+        """What was read and written, for a person.
+
+        Args:
+            source: what the source is, in brackets behind its path.
+            read: how much of it was read.
+            target: what the target is.
+            wrote: told behind the size of the target.
+        """
+        verb = "would write" if self.dry_run else "wrote"
+        size = size_text(self.bytes_written)
+        return [f"{'read':12}{self.source} ({source}): {read}", f"{verb:12}{self.target} ({target}): {size}{wrote}"]
 
 
 @dataclass(frozen=True)

@@ -28,6 +28,7 @@ from mindformers_codellama.checkpoint.files import (
 )
 from mindformers_codellama.checkpoint.manifest import manifest_path, write_manifest
 from mindformers_codellama.checkpoint.open import CheckpointReader
+from mindformers_codellama.checkpoint.report import WriteReport
 from mindformers_codellama.checkpoint.reshard_workers import write_all
 from mindformers_codellama.checkpoint.reshard_write import ShardJob
 from mindformers_codellama.checkpoint.tensors import CHUNK_BYTES
@@ -39,27 +40,19 @@ _SMALL_BYTES = 1 << 30
 
 
 @dataclass(frozen=True, kw_only=True)
-class ReshardReport:
-    """What a resharding did, or with `dry_run` would do."""
+class ReshardReport(WriteReport):
+    """What a resharding did; `bytes_written` leaves skipped files out."""
 
-    source: str
-    source_format: str
     source_layout: str
     """Empty for one whole checkpoint."""
-    target: str
     target_layout: str
     ranks: int
-    tensors: int
-    bytes_written: int
-    """Tensor bytes of all files, skipped ones left out."""
     largest_file: int
     """Tensor bytes of the largest file."""
     files: tuple[FileRecord, ...]
     skipped: int
     """Files that an earlier run had finished."""
     notes: tuple[str, ...]
-    dry_run: bool
-    seconds: float
 
 
 def reshard(

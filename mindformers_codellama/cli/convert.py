@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import argparse
-import json
 import re
-from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -68,7 +66,7 @@ def run(arguments: argparse.Namespace) -> int:
         config=named_config(arguments.config) if arguments.config else None,
         options=options,
     )
-    print(json.dumps(asdict(report), indent=2) if arguments.json else summary(report))
+    print(report.to_json() if arguments.json else summary(report))
     return 0
 
 
@@ -76,10 +74,12 @@ def summary(report: ConvertReport) -> str:
     """The report for a person."""
     from mindformers_codellama.checkpoint.files import size_text
 
-    verb = "would write" if report.dry_run else "wrote"
     lines = [
-        f"{'read':12}{report.source} ({report.source_format}): {size_text(report.bytes_read)}",
-        f"{verb:12}{report.target} ({report.target_format}, {', '.join(report.dtypes)}): {size_text(report.bytes_written)}",
+        *report.head_lines(
+            source=report.source_format,
+            read=size_text(report.bytes_read),
+            target=", ".join((report.target_format, *report.dtypes)),
+        ),
         f"{'':12}{report.tensors} tensors, {report.parameters:,} parameters, {report.seconds:.1f} s",
     ]
     if report.left_out:

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import argparse
-import json
 import sys
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -69,7 +68,7 @@ def run(arguments: argparse.Namespace) -> int:
         open_packed(arguments.target, verify=True)
     if arguments.evaluate is not None and not arguments.dry_run:
         report = replace(report, evaluation=evaluation(arguments))
-    print(json.dumps(asdict(report), indent=2) if arguments.json else summary(report))
+    print(report.to_json() if arguments.json else summary(report))
     return 0
 
 
@@ -101,11 +100,14 @@ def summary(report: QuantizeReport) -> str:
     """The report for a person."""
     from mindformers_codellama.checkpoint.files import size_text
 
-    verb = "would write" if report.dry_run else "wrote"
     form = f"{report.form}, groups of {report.group}" if report.group else report.form
     lines = [
-        f"{'read':12}{report.source} ({report.source_format}): {size_text(report.bytes_read)}",
-        f"{verb:12}{report.target} ({form}): {size_text(report.bytes_written)}, {report.bits_per_weight:.2f} bits per parameter",
+        *report.head_lines(
+            source=report.source_format,
+            read=size_text(report.bytes_read),
+            target=form,
+            wrote=f", {report.bits_per_weight:.2f} bits per parameter",
+        ),
         f"{'':12}{report.tensors} tensors, {report.parameters:,} parameters, {report.seconds:.1f} s",
     ]
     worst_first = sorted(report.errors.items(), key=lambda item: -item[1]["relative"])

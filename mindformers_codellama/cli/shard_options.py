@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -108,23 +107,17 @@ def write_shards(arguments: argparse.Namespace, reader: CheckpointReader, source
 
 def show(report: ReshardReport, *, as_json: bool) -> int:
     """Print a report."""
-    import json
-
-    print(json.dumps(asdict(report), indent=2) if as_json else summary(report))
+    print(report.to_json() if as_json else summary(report))
     return 0
 
 
 def summary(report: ReshardReport) -> str:
     """The report for a person."""
-    from mindformers_codellama.checkpoint.files import size_text
-
-    verb = "would write" if report.dry_run else "wrote"
     came = f", layout {report.source_layout}" if report.source_layout else ""
     files = f"{report.ranks} files, layout {report.target_layout}" if report.ranks > 1 else "1 file"
-    lines = [
-        f"{'read':12}{report.source} ({report.source_format}{came}): {report.tensors} tensors",
-        f"{verb:12}{report.target} ({files}): {size_text(report.bytes_written)}, {report.seconds:.1f} s",
-    ]
+    lines = report.head_lines(
+        source=f"{report.source_format}{came}", read=f"{report.tensors} tensors", target=files, wrote=f", {report.seconds:.1f} s"
+    )
     if report.skipped:
         lines.append(f"{'':12}{report.skipped} files were there already, whole, and stay")
     lines.extend(f"note: {note}" for note in report.notes)
