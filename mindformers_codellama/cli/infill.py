@@ -115,11 +115,8 @@ def model_and_target(words: Sequence[str]) -> tuple[str, str]:
     """The model and what to fill in, from the words of the command line.
 
     Raises:
-        ConfigError: too few or too many words, or an unknown option among them.
+        ConfigError: too few or too many words.
     """
-    option = next((word for word in words if word.startswith("-") and word != "-"), None)
-    if option is not None:
-        raise ConfigError(option, "is not an option of infill.", fix="see codellama infill --help.")
     model = os.environ.get(MODEL_VARIABLE, "")
     if len(words) == 1 and model:
         return model, words[0]

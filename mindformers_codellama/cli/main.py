@@ -16,8 +16,9 @@ from importlib import import_module
 from importlib.util import find_spec
 
 from mindformers_codellama import __version__
+from mindformers_codellama.cli.flags import CommandParser, refuse_unknown, refuse_unknown_command
 from mindformers_codellama.cli.interrupts import EXIT_CODE, STOPPED, interruptible
-from mindformers_codellama.errors import CodeLlamaError, EnvironmentFault, ToldElsewhere
+from mindformers_codellama.errors import CodeLlamaError, ConfigError, EnvironmentFault, ToldElsewhere
 
 COMMANDS: Mapping[str, tuple[str, str]] = {
     "check": ("mindformers_codellama.cli.check", "explain a configuration and find what is wrong with it"),
@@ -57,11 +58,12 @@ def command_names() -> list[str]:
 
 def build_parser(names: Sequence[str]) -> argparse.ArgumentParser:
     """The parser with the arguments of the named subcommands; the others are known by name only."""
-    parser = argparse.ArgumentParser(
+    parser = CommandParser(
         prog="codellama",
         description="Code Llama on MindSpore: weights in, data in, train, generate.",
         epilog="`codellama COMMAND --help` shows a command's arguments and examples.",
         formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
     )
     parser.add_argument("--version", action="version", version=f"codellama {__version__}")
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", title="commands")
@@ -123,6 +125,7 @@ def reported(action: Callable[[], int]) -> int:
 
 def _run(words: Sequence[str]) -> int:
     name = next((word for word in words if not word.startswith("-")), "")
+    refuse_unknown_command(name, command_names())
     parser = build_parser([name])
     if not words:
         parser.print_help()
@@ -139,10 +142,19 @@ def _drop_output() -> None:
 
 
 def parse(parser: argparse.ArgumentParser, words: Sequence[str]) -> argparse.Namespace:
-    """Parsed arguments; words no command knows are an error, except where `others` is declared (`run --a.b.c value`)."""
+    """Parsed arguments.
+
+    Words that no argument took are an error, except where a command declares `others`; and flags among those, except where it
+    declares `other_flags` too (`run --a.b.c value`).
+
+    Raises:
+        ConfigError: an unknown flag, with the nearest one, or a word too many.
+    """
     arguments, others = parser.parse_known_args(words)
+    if not getattr(arguments, "other_flags", False):
+        refuse_unknown(parser, others)
     if others and not hasattr(arguments, "others"):
-        parser.error(f"unrecognized arguments: {' '.join(others)}")
+        raise ConfigError(others[0], "is one word too many.", fix=f"see codellama {arguments.command} --help.")
     arguments.others = others
     return arguments
 

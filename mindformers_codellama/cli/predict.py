@@ -45,7 +45,12 @@ prompt styles (how the model was trained to be asked):
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Model, prompts, generation, output."""
     add_model_arguments(parser)
-    parser.add_argument("prompts", nargs="*", metavar="PROMPT", help=r"texts (\n in a single text is a new line); - is standard input")
+    parser.add_argument(
+        "prompts",
+        nargs="*",
+        metavar="PROMPT",
+        help=r"texts (\n in a single text is a new line; one that begins with - goes into a file); - is standard input",
+    )
     parser.add_argument(
         "--predict-data",
         "--predict_data",
@@ -114,15 +119,10 @@ def prompts_from(arguments: argparse.Namespace) -> list[str]:
     """Prompts of all arguments, in order.
 
     Raises:
-        ConfigError: none, or an unknown option among them.
+        ConfigError: there are none.
     """
     from mindformers_codellama.pipelines.prompt_files import decode_newlines, read_prompts, read_stdin
 
-    for word in arguments.others:
-        if word.startswith("-") and word != "-":
-            raise ConfigError(
-                word, "is not an option of predict.", fix="see codellama predict --help; write a prompt that begins with - to a file."
-            )
     words = [*arguments.prompts, *arguments.others]
     data = list(arguments.predict_data)
     if len(words) + len(data) == 1 and not arguments.keep_backslashes:

@@ -53,7 +53,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         nargs = "+" if flag == "predict_data" else None
         parser.add_argument(f"--{flag}", nargs=nargs, metavar="VALUE", help=HELP.get(flag, f"sets {', '.join(keys)}"))
     parser.add_argument("--options", nargs="+", metavar="KEY=VALUE", default=[], help="keys to set, as --set in other commands")
-    parser.set_defaults(others=[])  # --a.b.c value, collected by main
+    parser.set_defaults(others=[], other_flags=True)  # --a.b.c value, collected by main
 
 
 def run(arguments: argparse.Namespace) -> int:

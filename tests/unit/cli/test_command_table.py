@@ -48,11 +48,31 @@ def test_no_words_print_help(capsys):
     assert "commands:" in capsys.readouterr().out
 
 
-def test_unknown_words_are_refused(capsys):
-    with pytest.raises(SystemExit) as caught:
-        cli.main(["check", TINY, "--nonsense"])
-    assert caught.value.code == 2
-    assert "unrecognized arguments: --nonsense" in capsys.readouterr().err
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (["check", TINY, "--jsn"], "--jsn: is not an option of check. Fix: did you mean --json? All: codellama check --help."),
+        (["check", TINY, "--nonsense"], "--nonsense: is not an option of check. Fix: see codellama check --help."),
+        (["check", TINY, "-x"], "-x: is not an option of check."),
+        (["predict", "m", "a", "--max-lenght", "5"], "--max-lenght: is not an option of predict. Fix: did you mean --max-length?"),
+        (["infer", "--model_dri=x"], "--model_dri: is not an option of infer. Fix: did you mean --model_dir?"),
+        (["rank-table", "merge", "x", "--outptu", "y"], "--outptu: is not an option of rank-table merge. Fix: did you mean --output?"),
+        (["run", "--confg", "x"], "--confg: is not an option of run. Fix: did you mean --config?"),
+        (["doctor", "a"], "a: is one word too many. Fix: see codellama doctor --help."),
+        (["predcit", "x"], "predcit: is not a command of codellama. Fix: did you mean predict?"),
+        (["nonsense"], "nonsense: is not a command of codellama. Fix: one of check, plan, "),
+    ],
+)
+def test_unknown_words_are_refused_with_the_nearest_known_ones(words, says, capsys):
+    assert cli.main(words) == 2
+    assert f"codellama: error: {says}" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", sorted({*cli.command_names()} - {"run"}))  # run takes any --a.b.c
+def test_a_misspelled_flag_of_every_command_is_told_before_anything_runs(name, capsys, monkeypatch):
+    monkeypatch.setattr(cli, "start_logging", lambda: pytest.fail("it ran"))
+    assert cli.main([name, "--hlep"]) == 2
+    assert "--hlep: is not an option of " in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
