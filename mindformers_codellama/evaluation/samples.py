@@ -52,6 +52,10 @@ class LineFile:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the file."""
         self._file.close()
 
     def write(self, records: Iterable[Mapping[str, Any]]) -> None:
@@ -60,8 +64,16 @@ class LineFile:
         Raises:
             DataError: the disk is full.
         """
+        self.write_lines(json.dumps(record) for record in records)
+
+    def write_lines(self, lines: Iterable[str]) -> None:
+        """Append lines that have no line end yet.
+
+        Raises:
+            DataError: the disk is full.
+        """
         try:
-            self._file.write("".join(json.dumps(record) + "\n" for record in records).encode())
+            self._file.write("".join(line + "\n" for line in lines).encode())
             self._file.flush()
             os.fsync(self._file.fileno())
         except OSError as error:
