@@ -13,7 +13,7 @@ from mindformers_codellama.kernels.library import library_path, load_library
 Infer = Callable[..., Any]
 
 
-def kernel_operator(name: str, out_shape: Infer, out_dtype: Infer, *, kind: object = None) -> ops.Custom:
+def kernel_operator(name: str, out_shape: Infer, out_dtype: Infer, *, kind: object = None, writes: bool = False) -> ops.Custom:
     """The operator of an entry point; works in graph mode and PyNative, on the CPU only.
 
     Args:
@@ -22,6 +22,8 @@ def kernel_operator(name: str, out_shape: Infer, out_dtype: Infer, *, kind: obje
         out_dtype: from the types of the inputs to that of the output, or a tuple of types.
         kind: what shapes and types of the output depend on besides those of the inputs. Outside of graphs MindSpore remembers
             them by entry point and inputs, and would give one operator what it found for another.
+        writes: it changes inputs in place. A graph then keeps every call, in its order among the readers of these tensors;
+            calls of an operator it takes for a pure one are left out when nobody needs their output, and equal ones are merged.
 
     Raises:
         EnvironmentFault: the library cannot be used.
@@ -30,14 +32,16 @@ def kernel_operator(name: str, out_shape: Infer, out_dtype: Infer, *, kind: obje
     operator = ops.Custom(f"{library_path().resolve()}:{name}", out_shape=out_shape, out_dtype=out_dtype, func_type="aot")
     if kind is not None:
         operator.add_prim_attr("kind", str(kind))
+    if writes:
+        operator.add_prim_attr("side_effect_mem", True)
     return operator
 
 
 def writing_operator(name: str, out_shape: Infer, out_dtype: Infer, *, written: int, read: int) -> ops.Custom:
-    """The operator of an entry point that changes its first inputs in place.
+    """The operator of an entry point that changes parameters, its first inputs, in place.
 
-    MindSpore is told so: it then hands over the parameters themselves, never copies, and keeps reads and writes in order. (Of an
-    operator it takes for a pure one it may hand over a copy of a parameter, and what is written there is lost.)
+    MindSpore is told which: it then hands over the parameters themselves, never copies. (Else it may hand over a copy of a
+    parameter, and what is written there is lost.)
 
     Args:
         name: of the entry point.
@@ -49,8 +53,7 @@ def writing_operator(name: str, out_shape: Infer, out_dtype: Infer, *, written: 
     Raises:
         EnvironmentFault: the library cannot be used.
     """
-    operator = kernel_operator(name, out_shape, out_dtype)
-    operator.add_prim_attr("side_effect_mem", True)
+    operator = kernel_operator(name, out_shape, out_dtype, writes=True)
     rights = [signature.sig_rw.RW_WRITE] * written + [signature.sig_rw.RW_READ] * read
     operator.set_signatures(tuple(signature.make_sig(f"input{i}", right) for i, right in enumerate(rights)))
     return operator

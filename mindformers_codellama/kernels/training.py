@@ -191,7 +191,7 @@ class KernelHeadLoss(nn.Cell):
             lambda hidden, head, labels, weights: ((1,), hidden, head),
             lambda hidden, head, labels, weights: (ms.float32, hidden, ms.float32),
         )
-        self.scale = kernel_operator("ScaleInPlace", lambda gradient, factor: (1,), lambda gradient, factor: ms.float32)
+        self.scale = kernel_operator("ScaleInPlace", lambda gradient, factor: (1,), lambda gradient, factor: ms.float32, writes=True)
 
     def construct(
         self, hidden_XD: ms.Tensor, head_VD: ms.Tensor, labels_X: ms.Tensor, weights_X: ms.Tensor
@@ -239,12 +239,12 @@ def gate_grad_in_place_operator() -> ops.Custom:
 
     All of one type and shape. For tensors nobody else reads, outside of a graph.
     """
-    return kernel_operator("GateGradInPlace", lambda *shapes: (1,), lambda *types: ms.float32)
+    return kernel_operator("GateGradInPlace", lambda *shapes: (1,), lambda *types: ms.float32, writes=True)
 
 
 def add_in_place_operator() -> ops.Custom:
     """AddInPlace(x, y) to float32 `(1,)` without meaning: x becomes x + y, both float32 of one shape; outside of a graph."""
-    return kernel_operator("AddInPlace", lambda *shapes: (1,), lambda *types: ms.float32)
+    return kernel_operator("AddInPlace", lambda *shapes: (1,), lambda *types: ms.float32, writes=True)
 
 
 def gradient_norm_operator() -> ops.Custom:
