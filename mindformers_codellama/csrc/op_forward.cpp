@@ -25,6 +25,7 @@
 //   LlamaStep(handle int64 [1], pass...) -> float32 [wanted, vocabulary]: the same with few inputs, because each costs MindSpore
 //   about 4 us a call
 //   LlamaClose(handle int64 [1]) -> int64 [1]
+//   LlamaRows(keys, values, ids, lengths, weights...) -> float32 [rows, vocabulary]: op_rows.cpp
 //   LlamaFingerprint(handle int64 [1]) -> int64 [1], of a float32 model: another number when a weight is another
 #include <map>
 #include <memory>
@@ -73,24 +74,6 @@ Registry& registry() {
   return *models;
 }
 
-KeyValuePools read_pools(const Arguments& in, int first, const OpenModel& open) {
-  const LlamaModel& model = open.described.model;
-  KeyValuePools pools;
-  pools.bfloat16 = !in.is(first, "float32");
-  for (int index : {first, first + 1}) {
-    const bool fits = pools.bfloat16 ? in.is(index, "bfloat16") || in.is(index, "uint16") : in.is(index, "float32");
-    in.require(fits, "keys and values must both be float32 or both bfloat16");
-  }
-  pools.page_size = open.described.page_size;
-  pools.pages = in.size(first, 0);
-  const int64_t wanted = pools.pages * model.layers * model.kv_heads * pools.page_size * model.padded_head();
-  in.require(pools.pages < (int64_t{1} << 31), "there are too many pages");
-  in.require(in.elements(first) == wanted && in.elements(first + 1) == wanted, "the pools have another size than their pages need");
-  pools.keys = in.raw(first);
-  pools.values = in.raw(first + 1);
-  return pools;
-}
-
 // Reads the five inputs of a pass, checks and runs it.
 void run_pass(const char* name, const Arguments& in, int first, OpenModel& open) {
   ForwardRequest request;
@@ -109,7 +92,7 @@ void run_pass(const char* name, const Arguments& in, int first, OpenModel& open)
   const int output = in.count() - 1;
   request.logits = in.float_output(output);
   in.require(in.elements(output) == request.wanted * open.described.model.vocabulary, "the output must be [wanted, vocabulary]");
-  const KeyValuePools pools = read_pools(in, first + 3, open);
+  const KeyValuePools pools = read_pools(in, first + 3, open.described);
   check_request(name, open.described.model, pools, request);
   run_forward(open.described.model, pools, request, open.memory);
 }

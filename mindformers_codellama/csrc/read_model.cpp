@@ -193,4 +193,22 @@ DescribedModel read_model(const Arguments& in, int first) {
   return described;
 }
 
+KeyValuePools read_pools(const Arguments& in, int first, const DescribedModel& described) {
+  const LlamaModel& model = described.model;
+  KeyValuePools pools;
+  pools.bfloat16 = !in.is(first, "float32");
+  for (int index : {first, first + 1}) {
+    const bool fits = pools.bfloat16 ? in.is(index, "bfloat16") || in.is(index, "uint16") : in.is(index, "float32");
+    in.require(fits, "keys and values must both be float32 or both bfloat16");
+  }
+  pools.page_size = described.page_size;
+  pools.pages = in.size(first, 0);
+  const int64_t wanted = pools.pages * model.layers * model.kv_heads * pools.page_size * model.padded_head();
+  in.require(pools.pages < (int64_t{1} << 31), "there are too many pages");
+  in.require(in.elements(first) == wanted && in.elements(first + 1) == wanted, "the pools have another size than their pages need");
+  pools.keys = in.raw(first);
+  pools.values = in.raw(first + 1);
+  return pools;
+}
+
 }  // namespace codellama

@@ -16,4 +16,7 @@ struct DescribedModel {
 // std::invalid_argument unless sizes and types fit. Nothing is copied: the weights must stay where they are.
 DescribedModel read_model(const Arguments& in, int first);
 
+// The pools of keys and values at tensors `first` and `first + 1`, checked likewise; they are written in place.
+KeyValuePools read_pools(const Arguments& in, int first, const DescribedModel& described);
+
 }  // namespace codellama
