@@ -13,6 +13,7 @@ from importlib import import_module
 SUITES: Mapping[str, tuple[str, str]] = {
     "humaneval": ("mindformers_codellama.cli.eval_humaneval", "164 Python functions to write from head and docstring (Chen et al. 2021)"),
     "infilling-lines": ("mindformers_codellama.cli.eval_infilling_lines", "lines taken out of source files, to be put back as they were"),
+    "perplexity": ("mindformers_codellama.cli.eval_perplexity", "loss per token, word perplexity and bits per byte of texts"),
     "mmlu": ("mindformers_codellama.cli.eval_mmlu", "57 subjects, questions with four answers (Hendrycks et al. 2021)"),
     "ceval": ("mindformers_codellama.cli.eval_ceval", "52 subjects, questions with four answers in Chinese (Huang et al. 2023)"),
 }

@@ -96,6 +96,11 @@ def log_probabilities(logits_SV: Floats) -> NDArray[np.float64]:
     return np.asarray(shifted - np.log(np.exp(shifted).sum(1, keepdims=True)))
 
 
+def chosen_losses(logits_SV: Floats, chosen_S: NDArray[np.int32]) -> NDArray[np.float64]:
+    """Minus the log probability of one token at each position, `(S,)` in nats."""
+    return -np.take_along_axis(log_probabilities(logits_SV), chosen_S[:, None].astype(np.int64), 1)[:, 0]
+
+
 def _whole(model: RowLogits, row: NDArray[np.int32]) -> Floats:
     """`(S, V)` logits of one row."""
     found = list(model([row]))

@@ -18,7 +18,7 @@ from mindformers_codellama.config.sections import RunConfig
 from mindformers_codellama.config.weight_forms import PACKED_FORMS
 from mindformers_codellama.data.batches import Batch, BatchSource, open_batches
 from mindformers_codellama.errors import ConfigError, DataError
-from mindformers_codellama.pipelines.compare_weights import log_probabilities
+from mindformers_codellama.pipelines.compare_weights import chosen_losses
 from mindformers_codellama.pipelines.packed_lm import PackedCausalLM
 from mindformers_codellama.pipelines.row_logits import PackedLogits
 from mindformers_codellama.pipelines.weight_form import open_causal_lm
@@ -74,8 +74,7 @@ def _evaluate(run: RunConfig, model: PackedCausalLM, progress: Callable[[int, in
         for number, first, logits_CV in logits([one.tokens for one in rows]) if rows else ():
             here = slice(first, first + len(logits_CV))
             kept = np.flatnonzero(rows[number].weight[here])
-            labels = rows[number].labels[here][kept].astype(np.int64)
-            losses.append(-float(np.take_along_axis(log_probabilities(logits_CV[kept]), labels[:, None], 1).sum()) if len(kept) else 0.0)
+            losses.append(float(chosen_losses(logits_CV[kept], rows[number].labels[here][kept]).sum()) if len(kept) else 0.0)
             tokens += len(kept)
         if progress:
             progress(batches, source.batches_per_epoch)

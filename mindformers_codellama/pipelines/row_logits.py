@@ -70,3 +70,9 @@ def row_logits(model: CausalLM, length: int) -> RowLogits:
         return PackedLogits(model.fused())
     assert isinstance(model, LlamaNetwork), type(model)
     return NetworkLogits(model, length)
+
+
+def scoring_logits(model: CausalLM, length: int) -> RowLogits:
+    """The logits of a model by the way it generates: the network kernel where that is used, else its network."""
+    decoder = model.decoder(use_past=True)
+    return PackedLogits(decoder) if isinstance(decoder, FusedDecoder) else row_logits(model, length)
