@@ -10,6 +10,7 @@ import shutil
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,7 +24,7 @@ from mindformers_codellama.cli.generation_options import (
 )
 from mindformers_codellama.cli.interrupts import stopping_on_interrupt
 from mindformers_codellama.errors import ConfigError, DataError
-from mindformers_codellama.text.holes import FILL_MARK, Place, hole_at, parse_place, split_marks
+from mindformers_codellama.text.holes import FILL_MARK, Hole, Place, hole_at, parse_place, split_marks
 
 if TYPE_CHECKING:
     from mindformers_codellama.pipelines.infilling import Infilling, InfillOptions
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
 MODEL_VARIABLE = "CODELLAMA_MODEL"
 EXAMPLES = r"""examples:
   codellama infill CodeLlama-7b-hf src/app.py:41:9              what belongs at line 41, column 9 (both from 1)
+  codellama infill CodeLlama-7b-hf src/app.py:41                at the end of line 41
   codellama infill CodeLlama-7b-hf src/app.py:41:9 --in-place   write it into the file; src/app.py.bak keeps the old one
   codellama infill CodeLlama-7b-hf src/app.py:41:9 --diff --context src/models.py
   codellama infill CodeLlama-7b-hf --fill '<FILL>' 'def add(a, b):\n    <FILL>\n\nprint(add(1, 2))'
@@ -62,8 +64,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "words",
         nargs="*",
-        metavar="[CONFIG|DIR] FILE:LINE:COL",
-        help=f"the model ({MODEL_HELP}), and the cursor; with --fill a file or text with marks, or - for standard input",
+        metavar="[CONFIG|DIR] FILE:LINE[:COL]",
+        help=f"the model ({MODEL_HELP}), and the cursor (without COL the end of the line); "
+        "with --fill a file or text with marks, or - for standard input",
     )
     add_opening_arguments(parser)
     group = parser.add_argument_group("infilling")
@@ -83,8 +86,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_generation_arguments(parser)
     group = parser.add_argument_group("output")
     group.add_argument("--in-place", action="store_true", help=f"write the file; the old one is kept as FILE{BACKUP}")
-    group.add_argument("--diff", action="store_true", help="print the change as a unified diff")
-    group.add_argument("--json", dest="as_json", action="store_true", help="print one JSON object with the middles and the whole text")
+    shown = group.add_mutually_exclusive_group()
+    shown.add_argument("--diff", action="store_true", help="print the change as a unified diff")
+    shown.add_argument("--json", dest="as_json", action="store_true", help="print one JSON object with the middles and the whole text")
     group.add_argument("--force", action="store_true", help=f"replace an existing FILE{BACKUP}")
     parser.set_defaults(others=[])  # words behind an option, collected by main
 
@@ -140,7 +144,7 @@ def read_target(words: str, mark: str | None, *, keep_backslashes: bool = False)
     if mark is None:
         place = parse_place(words)
         if place is None:
-            fix = f"write src/app.py:41:9, or --fill '{FILL_MARK}' for a text with marks."
+            fix = f"write src/app.py:41:9, src/app.py:41 for the end of a line, or --fill '{FILL_MARK}' for a text with marks."
             raise ConfigError(words, "is not FILE:LINE:COL.", fix=fix)
         text = read_text(place.path)
         return Target(text, list(hole_at(text, place)), Path(place.path), place)
@@ -207,7 +211,7 @@ def fill(arguments: argparse.Namespace, target: Target, options: InfillOptions) 
     opened = open_from(arguments, alone="infill", infills=True)
     given = generation_options(arguments, sampling=opened.generation.do_sample)
     pipe = InfillingPipeline(opened.model, opened.tokenizer, name=opened.name, **given)
-    on_text = show if streams(arguments, target) else None
+    on_text = partial(show, line_end=Hole(*target.parts).line_end) if streams(arguments, target) else None
     with stopping_on_interrupt() as should_stop:
         listeners = Listeners(on_text=on_text, should_stop=should_stop)
         [found] = pipe.fill([target.parts], options, pipe.generation, listeners=listeners)
@@ -222,9 +226,9 @@ def streams(arguments: argparse.Namespace, target: Target) -> bool:
     return target.place is not None and not (arguments.as_json or arguments.diff or arguments.in_place)
 
 
-def show(row: int, piece: str) -> None:
-    """Write a part of the middle at once."""
-    sys.stdout.write(piece)
+def show(row: int, piece: str, *, line_end: str) -> None:
+    """Write a part of the middle at once, with the line ends of the file."""
+    sys.stdout.write(piece.replace("\n", line_end))
     sys.stdout.flush()
 
 
@@ -242,7 +246,7 @@ def record(target: Target, found: Sequence[Infilling]) -> dict[str, Any]:
         }
         for one in found
     ]
-    place = {} if target.place is None else {"line": target.place.line, "column": target.place.column}
+    place = {} if target.place is None else {"line": target.place.line, "column": len(target.parts[0].rpartition("\n")[2]) + 1}
     return {"path": str(target.path) if target.path else None, **place, "middles": middles, "text": found[-1].text}
 
 

@@ -20,7 +20,7 @@ from mindformers_codellama.pipelines.text_generation import TextGenerationPipeli
 from mindformers_codellama.text.holes import FILL_MARK, Hole
 from mindformers_codellama.text.infilling import infilling_pieces, require_infilling
 from mindformers_codellama.text.infilling_fit import Snippet, comment_mark
-from mindformers_codellama.text.infilling_prompt import InfillingPrompt, infilling_prompt
+from mindformers_codellama.text.infilling_prompt import FRAME, InfillingPrompt, infilling_prompt
 from mindformers_codellama.text.tokenizer import LlamaTokenizer
 
 logger = logging.getLogger(__name__)
@@ -183,8 +183,8 @@ class InfillingPipeline:
     @staticmethod
     def _hole(parts: Sequence[str], done: list[Infilling]) -> Hole:
         """The next cursor of a text: what was filled in before it is part of its prefix, later marks are left out."""
-        prefix = done[-1].hole.prefix + done[-1].middle + parts[len(done)] if done else parts[0]
-        return Hole(prefix, "".join(parts[len(done) + 1 :]))
+        before, suffix = done[-1].text if done else "".join(parts), "".join(parts[len(done) + 1 :])
+        return Hole(before[: len(before) - len(suffix)], suffix)
 
     def run(
         self,
@@ -222,10 +222,13 @@ class InfillingPipeline:
         """What the model is given for cursors: prompts, where each answer ends, and the options with room and end tokens filled in.
 
         Raises:
-            GenerationError, TokenizerError: as `text.infilling_prompt.infilling_prompt`.
+            GenerationError, TokenizerError: as `text.infilling_prompt.infilling_prompt`; no room for prompts.
         """
         room = self.model.decoder(use_past=config.use_past).max_length
         longest = config.max_new_tokens or max(1, min(MIDDLE_LENGTH, room // 2))
+        if longest + FRAME >= room:
+            problem = f"got {longest}, the model has {room} positions for prompt and middle together."
+            raise GenerationError("max_new_tokens", problem, fix="ask for fewer, or use a model with a larger seq_length.")
         ends = dict.fromkeys((infilling_pieces(self.tokenizer).end, *config.eos_token_ids))
         config = config.updated(max_new_tokens=longest, eos_token_id=ends)
         prompts = [self.prompt(hole, infill, room - longest) for hole in holes]
@@ -258,7 +261,7 @@ def infillings(holes: Sequence[Hole], prompts: Sequence[InfillingPrompt], result
     return [
         Infilling(
             hole=hole,
-            middle=text.replace("\n", hole.line_end),
+            middle=text.replace("\r\n", "\n").replace("\n", hole.line_end),
             finish_reason=result.finish_reasons[row],
             prompt=prompt,
             new_ids=result.new_ids(row).tolist(),

@@ -8,7 +8,7 @@ from typing import NamedTuple
 from mindformers_codellama.errors import ConfigError
 
 FILL_MARK = "<FILL>"
-PLACE = re.compile(r"(?P<path>.+):(?P<line>\d+):(?P<column>\d+)", re.DOTALL)
+PLACE = re.compile(r"(?P<path>.+?):(?P<line>\d+)(:(?P<column>\d+))?", re.DOTALL)
 
 
 class Hole(NamedTuple):
@@ -24,8 +24,9 @@ class Hole(NamedTuple):
         return "\r\n" if 2 * pairs > self.prefix.count("\n") + self.suffix.count("\n") else "\n"
 
     def filled(self, middle: str) -> str:
-        """The text with `middle` at the cursor; nothing else is changed."""
-        return self.prefix + middle + self.suffix
+        """The text with `middle` at the cursor, before a line end the cursor is inside of; nothing else is changed."""
+        inside = self.prefix.endswith("\r") and self.suffix.startswith("\n")
+        return f"{self.prefix[:-1]}{middle}\r{self.suffix}" if inside else self.prefix + middle + self.suffix
 
 
 class Place(NamedTuple):
@@ -34,14 +35,17 @@ class Place(NamedTuple):
     path: str
     line: int
     """From 1."""
-    column: int
-    """From 1, in characters; 1 is before the first character of the line."""
+    column: int | None
+    """From 1, in characters; 1 is before the first character of the line, None behind the last one."""
+
+    def __str__(self) -> str:
+        return ":".join(str(part) for part in self if part is not None)
 
 
 def parse_place(words: str) -> Place | None:
-    """`FILE:LINE:COL` as a place; None when it is none."""
+    """`FILE:LINE:COL`, or `FILE:LINE` for the end of the line, as a place; None when it is none."""
     match = PLACE.fullmatch(words)
-    return Place(match["path"], int(match["line"]), int(match["column"])) if match else None
+    return Place(match["path"], int(match["line"]), int(match["column"]) if match["column"] else None) if match else None
 
 
 def hole_at(text: str, place: Place) -> Hole:
@@ -51,15 +55,16 @@ def hole_at(text: str, place: Place) -> Hole:
         ConfigError: the text has no such line or column; says how many there are.
     """
     lines = text.split("\n")
-    where = f"{place.path}:{place.line}:{place.column}"
+    where = str(place)
     if not 1 <= place.line <= len(lines):
         raise ConfigError(where, f"there is no line {place.line}.", fix=f"write a line from 1 to {len(lines)}.")
     line = lines[place.line - 1]
     last = len(line.removesuffix("\r") if place.line < len(lines) else line) + 1
-    if not 1 <= place.column <= last:
+    column = last if place.column is None else place.column
+    if not 1 <= column <= last:
         fix = f"write a column from 1 to {last}; 1 is before the first character."
-        raise ConfigError(where, f"line {place.line} has no column {place.column}.", fix=fix)
-    start = sum(map(len, lines[: place.line - 1])) + place.line - 1 + place.column - 1
+        raise ConfigError(where, f"line {place.line} has no column {column}.", fix=fix)
+    start = sum(map(len, lines[: place.line - 1])) + place.line - 1 + column - 1
     return Hole(text[:start], text[start:])
 
 

@@ -65,6 +65,33 @@ def test_the_cursor_of_a_file_gets_what_transformers_writes_for_the_exact_ids(
     assert source.read_bytes() == SOURCE.encode()
 
 
+def test_without_a_column_the_cursor_is_at_the_end_of_the_line(reuse, folder, source, capsys):
+    wanted = infill(capsys, folder, *plain("app.py:4:5", "--json"))[1]
+    assert infill(capsys, folder, *plain("app.py:4", "--json"))[:2] == (0, wanted)
+    assert json.loads(wanted)["column"] == 5
+
+
+def test_a_middle_is_printed_with_the_line_ends_of_the_file(reuse, folder, source, capsys, monkeypatch):
+    from mindformers_codellama.pipelines import text_generation
+
+    real = text_generation.TextGenerationPipeline.run
+
+    def run(*words, listeners, **options):
+        listeners.on_text(0, "a\nb")
+        return real(*words, **options)
+
+    monkeypatch.setattr(text_generation.TextGenerationPipeline, "run", run)
+    assert infill(capsys, folder, *plain("app.py:4:5"))[1] == "a\r\nb"
+    source.write_bytes(SOURCE.replace("\r", "").encode())
+    assert infill(capsys, folder, *plain("app.py:4:5"))[1] == "a\nb"
+
+
+def test_a_diff_and_json_at_once_are_refused(source, capsys):
+    with pytest.raises(SystemExit):
+        infill(capsys, "m", "app.py:4:5", "--diff", "--json")
+    assert "--json: not allowed with argument --diff" in capsys.readouterr().err
+
+
 def test_an_end_token_ends_the_middle_and_is_no_text(reuse, folder, theirs, tokenizer, source, capsys):
     _, ids = middle_of(theirs, tokenizer, PREFIX, SUFFIX, suffix_first=True)
     end = next(token for token in ids[2:] if token not in ids[:2])

@@ -107,6 +107,18 @@ def test_cr_lf_texts_get_cr_lf_and_the_model_sees_lf():
     assert model.writer.prompts == [infilling_prompt_ids(TINY, "a\n", "\nd")]
 
 
+def test_cr_lf_of_the_model_itself_is_no_more_than_a_line_end():
+    for text, wanted in (("a\r\n<FILL>\r\n", "a\r\nb\r\nc\r\n"), ("a\n<FILL>\n", "a\nb\nc\n")):
+        assert InfillingPipeline(Model("b\r\nc"), TINY)(text, **PLAIN)[0]["infilling_text"] == wanted
+
+
+def test_marks_inside_line_ends_are_filled_before_them():
+    model = Model("x", "y")
+    found = InfillingPipeline(model, TINY)("a\r<FILL>\nb\r<FILL>\nc", suffix_first=False, **PLAIN)
+    assert found[0]["infilling_text"] == "ax\r\nby\r\nc"
+    assert model.writer.prompts[1] == infilling_prompt_ids(TINY, "ax\nb", "\nc")
+
+
 def test_a_healed_middle_begins_at_the_cursor():
     model = Model(" import os")
     heard: list[str] = []
@@ -171,7 +183,11 @@ def test_a_model_that_cannot_infill_is_refused_by_name_and_by_sizes(name):
         (GenerationError, "max_length: counts the prompt.*max_new_tokens", lambda: Model().infill("a", "b", tokenizer=TINY, max_length=9)),
         (GenerationError, "infilling has no beam search", lambda: Model().infill("a", "b", tokenizer=TINY, num_beams=2)),
         (GenerationError, "did you mean max_new_tokens", lambda: Model().infill("a", "b", tokenizer=TINY, max_new_token=2)),
-        (GenerationError, "room for 0", lambda: Model().infill("a", "b", tokenizer=TINY, max_new_tokens=256)),
+        (
+            GenerationError,
+            "max_new_tokens: got 256, the model has 256 positions",
+            lambda: Model().infill("a", "b", tokenizer=TINY, max_new_tokens=256),
+        ),
         (GenerationError, "until: got 'x'", lambda: Model().infill("a", "b", tokenizer=TINY, until="x")),
         (GenerationError, "context: must be pairs", lambda: Model().infill("a", "b", tokenizer=TINY, context=["a.py"])),
         (GenerationError, "must be a text, or a prefix and a suffix, got int", lambda: InfillingPipeline(Model(), TINY)([3])),

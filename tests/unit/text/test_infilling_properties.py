@@ -165,7 +165,13 @@ def test_every_character_of_a_file_has_a_place_and_filling_it_changes_nothing_el
 
 def test_places_and_marks_are_read_or_refused():
     assert parse_place("a:b/c.py:3:14") == Place("a:b/c.py", 3, 14)
-    assert parse_place("a.py:3") is None
+    assert parse_place("a:b/c.py:3") == Place("a:b/c.py", 3, None)
+    assert parse_place("a.py") is parse_place("a.py:x") is parse_place(":3") is None
+    assert hole_at("ab\r\nc", Place("f", 1, None)) == Hole("ab", "\r\nc")
+    assert hole_at("ab\n    \nc", Place("f", 2, None)) == Hole("ab\n    ", "\nc")
+    assert hole_at("ab", Place("f", 1, None)) == Hole("ab", "")
+    with pytest.raises(ConfigError, match=r"f:9: there is no line 9"):
+        hole_at("a\nb", Place("f", 9, None))
     with pytest.raises(ConfigError, match=r"f:3:1: there is no line 3. Fix: write a line from 1 to 2"):
         hole_at("a\nb", Place("f", 3, 1))
     assert hole_at("a\r\nb", Place("f", 1, 2)) == Hole("a", "\r\nb")
@@ -176,3 +182,8 @@ def test_places_and_marks_are_read_or_refused():
         split_marks("a<FILL>", "@@")
     assert Hole("a\r\nb", "\r\n").line_end == "\r\n"
     assert Hole("a\nb\r\n", "\n").line_end == "\n"
+
+
+def test_what_is_filled_in_inside_a_line_end_stands_before_it():
+    assert Hole("a\r", "\nb").filled("x") == "ax\r\nb"
+    assert Hole("a\r", "b").filled("x") == "a\rxb"
