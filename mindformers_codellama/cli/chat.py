@@ -15,16 +15,19 @@ from mindformers_codellama.errors import CodeLlamaError
 
 if TYPE_CHECKING:
     from mindformers_codellama.pipelines.chat_session import ChatSession
+    from mindformers_codellama.pipelines.generating import CausalLM
 
 EXAMPLES = """examples:
   codellama chat CodeLlama-7b-Instruct-hf --system "Answer with code only." --do-sample --temperature 0.2
   codellama chat configs/codellama/predict_codellama_tiny.yaml --load-checkpoint CKPT --prompt-style alpaca
+  codellama chat CodeLlama-7b-hf --adapter polite=output/polite/adapter --adapter output/terse/adapter
 in the conversation:
   /reset forget all turns    /system TEXT change the system text    /help    /exit (or Ctrl-D)
+  /adapter NAME use an adapter of --adapter from now on, /adapter base none of them
   Ctrl-C stops the answer, not the program; a line that ends with \\ goes on in the next one
 """
 
-HELP = "/reset forgets all turns, /system TEXT sets the system text, /exit ends. Ctrl-C stops an answer."
+HELP = "/reset forgets all turns, /system TEXT sets the system text, /adapter NAME changes the adapter, /exit ends. Ctrl-C stops an answer."
 ANSWER_LENGTH = 512
 
 
@@ -51,7 +54,7 @@ def run(arguments: argparse.Namespace) -> int:
         print(
             "this model continues text: every line stands alone. See --prompt-style for models that were taught to answer.", file=sys.stderr
         )
-    return Terminal(session, show_stats=arguments.stats).talk()
+    return Terminal(session, model=opened.model, show_stats=arguments.stats).talk()
 
 
 @dataclass
@@ -59,6 +62,7 @@ class Terminal:
     """Reads lines, writes answers."""
 
     session: ChatSession
+    model: CausalLM
     show_stats: bool = False
     answers: int = 0
 
@@ -87,7 +91,7 @@ class Terminal:
                 self.answer(line)
 
     def command(self, line: str) -> bool:
-        """Obey a command; False ends."""
+        """Obey a command; False ends. An error is shown and changes nothing."""
         name, _, rest = line.partition(" ")
         if name in ("/exit", "/quit"):
             return False
@@ -95,11 +99,27 @@ class Terminal:
             self.session.reset()
             print("forgotten.", file=sys.stderr)
         elif name == "/system":
-            self.session.system = rest.strip()
+            try:
+                self.session.system = rest.strip()
+            except CodeLlamaError as error:
+                print(f"error: {error}", file=sys.stderr)
+                return True
             print("system text set." if rest.strip() else "system text removed.", file=sys.stderr)
+        elif name == "/adapter":
+            self.change_adapter(rest.strip())
         else:
             print(HELP if name == "/help" else f"unknown command {name}. {HELP}", file=sys.stderr)
         return True
+
+    def change_adapter(self, name: str) -> None:
+        """Use another adapter, or say which there are."""
+        try:
+            if name:
+                self.model.set_adapter(name)
+            names = [f"*{one}" if one == (self.model.active_adapter or "base") else one for one in ("base", *self.model.adapters)]
+            print(f"adapters: {', '.join(names)} (* is in use)", file=sys.stderr)
+        except CodeLlamaError as error:
+            print(f"error: {error}", file=sys.stderr)
 
     def answer(self, question: str) -> None:
         """Ask and stream; an error is shown and forgotten."""
@@ -131,9 +151,16 @@ class Terminal:
 
 
 def read_turn(prompt: str) -> str:
-    r"""One turn of the user; lines that end with `\` go on."""
+    r"""One turn of the user; lines that end with `\` go on, as long as there are any.
+
+    Raises:
+        EOFError: the input has ended before the turn.
+    """
     lines = [input(prompt)]
     while lines[-1].endswith("\\"):
         lines[-1] = lines[-1][:-1]
-        lines.append(input("...> " if prompt else ""))
+        try:
+            lines.append(input("...> " if prompt else ""))
+        except EOFError:
+            break
     return "\n".join(lines)

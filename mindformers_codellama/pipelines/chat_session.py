@@ -10,7 +10,7 @@ from mindformers_codellama.errors import GenerationError
 from mindformers_codellama.generation.loop import Listeners, generate_rows
 from mindformers_codellama.generation.protocol import Decoder
 from mindformers_codellama.generation.result import GenerationResult
-from mindformers_codellama.text.chat import USER, Message, chat_style, fitting_chat_ids, style_stop_ids
+from mindformers_codellama.text.chat import USER, Message, before_tags, chat_style, fitting_chat_ids, require_system, style_stop_ids
 from mindformers_codellama.text.tokenizer import LlamaTokenizer
 
 logger = logging.getLogger(__name__)
@@ -27,7 +27,7 @@ class ChatSession:
         system: system text; empty is the style's own.
 
     Raises:
-        GenerationError: unknown style, or a tokenizer without the style's tokens.
+        GenerationError: unknown style, a tokenizer without the style's tokens, or a system text the style cannot take.
     """
 
     def __init__(self, decoder: Decoder, tokenizer: LlamaTokenizer, config: GenerationConfig, *, style: str, system: str = "") -> None:
@@ -35,6 +35,7 @@ class ChatSession:
         self.decoder = decoder
         self.tokenizer = tokenizer
         self.style = style
+        self._system = ""
         self.system = system
         self.config = config.updated(
             eos_token_ids=tuple(dict.fromkeys((*config.eos_token_ids, *style_stop_ids(tokenizer, style)))),
@@ -42,6 +43,16 @@ class ChatSession:
             stop_strings=config.stop_strings if config.num_beams > 1 else (*config.stop_strings, *chosen.forbidden),
         )
         self.history: list[Message] = []
+
+    @property
+    def system(self) -> str:
+        """System text; empty is the style's own. Setting it is refused, and the old one stays, where the style cannot take it."""
+        return self._system
+
+    @system.setter
+    def system(self, text: str) -> None:
+        require_system(self.style, text)
+        self._system = text
 
     def reset(self) -> None:
         """Forget all turns; the system text stays."""
@@ -74,7 +85,8 @@ class ChatSession:
         result = generate_rows(self.decoder, [prompt], self.config, tokenizer=self.tokenizer, listeners=listeners, first_row=first_row)
         assert result.texts is not None
         if chat_style(self.style).remembers:
-            self.history += [Message("user", question), Message("assistant", result.texts[0].strip(), USER)]
+            answer = before_tags(self.style, result.texts[0]).strip()  # beam search does not stop at tags
+            self.history += [Message("user", question), Message("assistant", answer, USER)]
         return result
 
     def _fitting_prompt(self, question: str) -> list[int]:

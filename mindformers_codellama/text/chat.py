@@ -68,6 +68,11 @@ class ChatStyle(NamedTuple):
         """Whether earlier turns are part of the prompt."""
         return not self.alpaca and self.name != "completion"
 
+    @property
+    def has_system(self) -> bool:
+        """Whether there is a place for a system text."""
+        return self.name not in ("completion", "alpaca-plain")
+
 
 def _completion(tokenizer: LlamaTokenizer, system: Message | None, turns: list[Turn], question: Message) -> list[int]:
     return tokenizer.encode(question.content)
@@ -177,10 +182,12 @@ def chat_ids(tokenizer: LlamaTokenizer, messages: Sequence[Message], style: str,
         input_text: the `input` of an Alpaca record, for the Alpaca styles.
 
     Raises:
-        GenerationError: unknown style, roles out of order, a tag of the style inside a message.
+        GenerationError: unknown style, roles out of order, a tag of the style inside a message, a system text in a style
+            without a place for it.
     """
     chosen = chat_style(style)
     system, turns, question = _parts(messages)
+    require_system(style, system.content if system else "")
     raise_all(_injections(chosen, [*(text for message in messages for text in (message.content, message.destination)), input_text]))
     if not chosen.remembers:
         turns = []
@@ -189,6 +196,20 @@ def chat_ids(tokenizer: LlamaTokenizer, messages: Sequence[Message], style: str,
     elif input_text:
         raise GenerationError("input", f"the prompt style {style} has no input.", fix="use an alpaca style, or write it into the prompt.")
     return chosen.build(tokenizer, system, turns, question)
+
+
+def require_system(style: str, text: str) -> None:
+    """Refuse a system text that a style cannot take.
+
+    Raises:
+        GenerationError: unknown style, a style without a place for it, or a tag of the style inside.
+    """
+    chosen = chat_style(style)
+    if text and not chosen.has_system:
+        able = ", ".join(name for name, other in CHAT_STYLES.items() if other.has_system)
+        problem = f"the prompt style {style} has no place for a system text."
+        raise GenerationError("system", problem, fix=f"leave it out, or ask a model that was trained on one of {able}.")
+    raise_all(_injections(chosen, [text], where="system"))
 
 
 def fitting_chat_ids(tokenizer: LlamaTokenizer, messages: Sequence[Message], style: str, room: int) -> tuple[list[int], int]:
@@ -225,10 +246,17 @@ def style_stop_ids(tokenizer: LlamaTokenizer, style: str) -> tuple[int, ...]:
     return (tokenizer.eos_token_id,)
 
 
-def _injections(style: ChatStyle, texts: list[str]) -> list[CodeLlamaError]:
+def before_tags(style: str, answer: str) -> str:
+    """The answer of a model up to the first tag of the style, so that it can be part of the next prompt."""
+    for tag in chat_style(style).forbidden:
+        answer = answer.partition(tag)[0]
+    return answer
+
+
+def _injections(style: ChatStyle, texts: list[str], where: str = "message") -> list[CodeLlamaError]:
     """Tags that would forge a turn; Meta's code refuses to answer then, too."""
     return [
-        GenerationError("message", f"special tag {tag} is not allowed in the prompt style {style.name}.", fix="take it out of the text.")
+        GenerationError(where, f"special tag {tag} is not allowed in the prompt style {style.name}.", fix="take it out of the text.")
         for tag in style.forbidden
         if any(tag in text for text in texts)
     ]

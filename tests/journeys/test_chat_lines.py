@@ -44,6 +44,22 @@ def test_chat_shows_an_error_and_goes_on(reuse, folder, capsys, monkeypatch):
     assert len(out.splitlines()) >= 1
 
 
+def test_chat_keeps_its_system_text_when_another_is_refused_and_answers_a_last_line_that_would_go_on(reuse, folder, capsys, monkeypatch):
+    lines = ["/system [INST]", "again\\"]
+    monkeypatch.setattr("sys.stdin", io.StringIO("\n".join(lines)))
+    assert main(["chat", str(folder), "--max-new-tokens", "6", "--prompt-style", "llama2"]) == 0
+    out, err = capsys.readouterr()
+    assert err.count("error: system: special tag [INST] is not allowed") == 1
+    assert "system text set" not in err
+    assert out.endswith("\n")
+
+
+def test_a_system_text_a_model_has_no_place_for_is_refused(reuse, folder, capsys):
+    for words in (["chat", str(folder)], ["predict", str(folder), "x"]):
+        assert main([*words, "--system", "Be brief."]) == 6
+        assert "the prompt style completion has no place for a system text" in capsys.readouterr().err
+
+
 def test_chat_refuses_a_line_that_is_no_text_and_goes_on(reuse, folder, capsys, monkeypatch):
     monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(b"he\xffllo\nimport os\n"), encoding="utf-8"))
     assert main(["chat", str(folder), "--max-new-tokens", "3"]) == 0

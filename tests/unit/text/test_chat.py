@@ -124,6 +124,16 @@ def test_tags_inside_any_message_are_refused(stepping, style, tag):
             chat_ids(stepping, messages, style)
 
 
+@pytest.mark.parametrize("style", sorted(CHAT_STYLES))
+def test_a_system_text_is_in_the_prompt_or_refused(stepping, style):
+    if style in ("completion", "alpaca-plain"):
+        with pytest.raises(GenerationError, match=f"system: the prompt style {style} has no place for a system text.*llama2"):
+            chat_ids(stepping, says("q", system="Zebra."), style)
+        assert chat_ids(stepping, says("q", system=""), style) == chat_ids(stepping, says("q"), style)
+    else:
+        assert "Zebra." in stepping.decode_pieces(chat_ids(stepping, says("q", system="Zebra."), style))
+
+
 def test_roles_must_alternate_and_end_with_the_user(tokenizer):
     with pytest.raises(GenerationError, match="turn 2 is from 'user', must be from assistant"):
         chat_ids(tokenizer, [Message("user", "a"), Message("user", "b")], "vicuna")
