@@ -71,7 +71,7 @@ sweep() { # [WORLD_SIZE] [DEVICE_TYPE] [KNOB=VALUE ...] [flags]
 model_test() { # MODEL_TYPE performance CASE_PAIRS BATCH MODEL WEIGHTS CHIPS [flags]
     local type=$1
     [[ $type =~ ^pa_(fp16|bf16|fp32)$ ]] || fail "MODEL_TYPE is pa_fp16, pa_bf16 or pa_fp32, got '$type'."
-    [ "${2:-}" = performance ] || fail "the test mode is performance, got '${2:-}'; other modes of the model tests are not of this script."
+    [ "${2:-}" = performance ] || fail "the test mode is performance, got '${2:-}'; other modes: scripts/modeltest/run.sh."
     [ $# -ge 7 ] || fail "seven arguments are needed, $# were given."
     local pairs=$3 batch=$4 name=$5 weights=$6 chips=$7
     shift 7
