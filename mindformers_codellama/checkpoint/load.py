@@ -16,7 +16,7 @@ from mindformers_codellama.checkpoint.open import CheckpointReader
 from mindformers_codellama.checkpoint.report import Difference, LoadReport, compare, difference_errors
 from mindformers_codellama.checkpoint.source import Source, open_source
 from mindformers_codellama.checkpoint.tensors import CastTensor, LazyTensor
-from mindformers_codellama.checkpoint.weight_map import is_dropped, is_training_state
+from mindformers_codellama.checkpoint.weight_map import is_adapter, is_dropped, is_training_state
 from mindformers_codellama.config.model_config import ModelConfig
 from mindformers_codellama.errors import CheckpointError, raise_all
 from mindformers_codellama.layout.boxes import Box
@@ -111,7 +111,7 @@ def check_tensors(
 
 
 def weight_shapes(network: nn.Cell) -> dict[str, tuple[int, ...]]:
-    """Name to shape of a network's weights, KV caches left out."""
+    """Name to shape of a network's weights, KV caches and adapters left out."""
     return {name: tuple(parameter.shape) for name, parameter in _weights(network).items()}
 
 
@@ -123,7 +123,9 @@ def rank_box(model_layout: ModelLayout, name: str, rank: int) -> Box:
 
 
 def _weights(network: nn.Cell) -> dict[str, ms.Parameter]:
-    return {name: parameter for name, parameter in network.parameters_and_names() if not is_dropped(name)}
+    return {
+        name: parameter for name, parameter in network.parameters_and_names() if not is_dropped(name) and not is_adapter(parameter.name)
+    }
 
 
 def compare_configs(reader: CheckpointReader, config: object) -> None:

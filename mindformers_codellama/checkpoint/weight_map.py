@@ -94,6 +94,9 @@ TRAINING_STATE = (
 )
 """What a training checkpoint holds beside the weights; conversion leaves it out."""
 
+ADAPTER = r".*\.mindpet_delta_lora_[AaBb]"
+"""A and B of a low-rank adapter in training, as MindFormers names them; they are no part of a model's own weights."""
+
 OTHER_CONCAT = r".*\.(w_qkv|w_gate_hidden)\.weight"
 """Concatenated weights of MindFormers 1.2 and later, whose row order depends on its version."""
 
@@ -197,6 +200,11 @@ def saved_place(theirs: str) -> tuple[int, int]:
 def is_dropped(name: str) -> bool:
     """Whether a tensor is left out on purpose."""
     return any(re.fullmatch(pattern, name) for pattern in DROPPED)
+
+
+def is_adapter(name: str) -> bool:
+    """Whether a tensor is A or B of an adapter."""
+    return re.fullmatch(ADAPTER, name) is not None
 
 
 def is_training_state(name: str) -> bool:

@@ -52,6 +52,13 @@ def add_opening_arguments(parser: argparse.ArgumentParser) -> argparse._Argument
         "--dtype", choices=("float32", "float16", "bfloat16"), help="type of weights and products; default: the configuration's"
     )
     group.add_argument("--weights", choices=WEIGHT_FORMS, help=WEIGHTS_HELP)
+    group.add_argument(
+        "--adapter",
+        action="append",
+        default=[],
+        metavar="[NAME=]DIR",
+        help="low-rank adapter in PEFT's files (docs/lora.md); in chat it may be repeated, the first is used and /adapter changes it",
+    )
     group.add_argument("--device", choices=("CPU", "Ascend"), help="default: the configuration's, CPU for a directory")
     group.add_argument(
         "--set", action="append", default=[], metavar="KEY=VALUE", dest="overrides", help="set a key of the YAML file; may be repeated"
@@ -117,7 +124,9 @@ def open_from(arguments: argparse.Namespace, *, alone: str = "", infills: bool =
         raise ConfigError(
             "--set", "sets keys of a YAML file, but the model is not one.", fix="use --dtype or --seq-length, or give a YAML file."
         )
-    return open_model(
+    if len(arguments.adapter) > 1 and alone != "chat":
+        raise ConfigError("--adapter", f"got {len(arguments.adapter)} adapters; one can be used.", fix="give one, or merge them in turn.")
+    opened = open_model(
         arguments.model,
         load_checkpoint=arguments.load_checkpoint,
         tokenizer=arguments.tokenizer,
@@ -129,3 +138,8 @@ def open_from(arguments: argparse.Namespace, *, alone: str = "", infills: bool =
         alone=alone,
         infills=infills,
     )
+    if arguments.adapter:
+        from mindformers_codellama.pipelines.adapters import use_adapters
+
+        use_adapters(opened.model, arguments.adapter)
+    return opened

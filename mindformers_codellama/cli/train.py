@@ -12,6 +12,7 @@ from mindformers_codellama.config.read import read_run
 
 if TYPE_CHECKING:
     from mindformers_codellama.config.sections import RunConfig
+    from mindformers_codellama.config.sections_model import ModelSection
     from mindformers_codellama.train.run import TrainResult
 
 EXAMPLES = """examples:
@@ -58,9 +59,16 @@ def configured(arguments: argparse.Namespace, *, default_mode: str) -> RunConfig
     config = read_run(arguments.config, overrides=arguments.overrides)
     if config.run_mode not in TRAINING_MODES or default_mode == "finetune":
         config = replace(config, run_mode=default_mode)
+    if arguments.resume and config.model.model_config.pet_config is not None:
+        config = replace(config, model=named_base(config.model, config.start_weights))
     if arguments.resume:
         config = replace(config, resume_training=True, load_checkpoint=written_to(config))
     return config
+
+
+def named_base(model: ModelSection, weights: str) -> ModelSection:
+    """The model with the weights below its adapter in the key that is left when `load_checkpoint` names the run to go on with."""
+    return replace(model, model_config=replace(model.model_config, checkpoint_name_or_path=weights))
 
 
 def written_to(config: RunConfig) -> str:
@@ -97,7 +105,7 @@ def summary(result: TrainResult) -> str:
         lines.append(f"{result.step - result.updates} updates were skipped because gradients overflowed")
     if result.evaluation:
         lines.append(f"evaluation: loss {result.evaluation.loss:.4f}, PPL {result.evaluation.perplexity:.3f}")
-    for name, path in (("checkpoint", result.checkpoint), ("weights alone", result.network_checkpoint), ("loss curve", result.plot)):
+    for name, path in result.files.items():
         if path:
             lines.append(f"{name}: {path}")
     return "\n".join(lines)

@@ -11,6 +11,7 @@ import os
 from collections.abc import Mapping
 from difflib import get_close_matches
 
+from mindformers_codellama.config.check_adapter import adapter_findings, adapter_notes
 from mindformers_codellama.config.check_layout import SINGLE_PASS_MODES, layout_findings, layout_notes
 from mindformers_codellama.config.check_mindformers import mindformers_findings
 from mindformers_codellama.config.check_weights import weights_findings
@@ -45,6 +46,7 @@ def run_findings(run: RunConfig, *, ranks: int | None = None) -> list[CodeLlamaE
         *static_findings(run),
         *mindformers_findings(run),
         *weights_findings(run),
+        *adapter_findings(run),
         *_needs(run),
         *_ranks(run, ranks),
     ]
@@ -129,7 +131,7 @@ def notes(run: RunConfig) -> list[str]:
     settings, context = run.model.model_config, run.context
     config = run.model.config
     training = run.run_mode in ("train", "finetune")
-    found = [*_facts_notes(run), *layout_notes(run)]
+    found = [*_facts_notes(run), *layout_notes(run), *adapter_notes(run)]
     if context.device_target == "CPU" and config.compute_dtype == "float16":
         found.append("model.model_config.compute_dtype: float16 works on the CPU but is slow; float32 is faster.")
     if training and config.compute_dtype == "float16" and not isinstance(run.runner_wrapper.scale_sense, DynamicLossScale):

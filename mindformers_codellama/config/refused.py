@@ -95,6 +95,7 @@ REFUSED_MINDFORMERS: Mapping[str, Refusal] = {
     "moe_config.expert_num": REFUSED["moe_config.expert_num"],
     "model.model_config.use_kvcache_op": Refusal(_OFF, "the cache of MindFormers 1.9 is always paged.", "write False and use_past: True."),
     "model.model_config.num_beams": Refusal((1,), "MindFormers 1.9 has no beam search.", "write 1."),
+    "model.model_config.pet_config.pet_type": Refusal((), "adapters are not handed on to MindFormers.", "write engine: native."),
     "compat.cosine_rises_again": Refusal(_OFF, _NATIVE_ONLY, "write False."),
     "compat.no_decay_leak": Refusal(_OFF, _NATIVE_ONLY, "write False."),
     "compat.perplexity_counts_pads": Refusal(_OFF, _NATIVE_ONLY, "write False."),

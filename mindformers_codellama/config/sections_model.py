@@ -8,6 +8,7 @@ from mindformers_codellama.config.dialect import model_config_from
 from mindformers_codellama.config.fields import check_fields, key
 from mindformers_codellama.config.generation import GenerationConfig
 from mindformers_codellama.config.model_config import DTYPES, EXTEND_METHODS, ModelConfig
+from mindformers_codellama.config.sections_pet import PetSection
 
 DTYPE_SPELLINGS = {
     "float32": "float32",  # any case
@@ -141,6 +142,8 @@ class LlamaSettings:
     """MindFormers' choice of a kernel; ours is chosen by device, both values are right."""
     parallel_optimizer: bool = False
     """Recorded without effect, with a note: old place of `parallel.enable_parallel_optimizer`."""
+    pet_config: PetSection | None = None
+    """Train a low-rank adapter instead of the weights (docs/lora.md); null trains the weights."""
     pretrain_seqlen: int | None = key(None, low=1)
     """Old name of `max_position_embedding`; read with a warning."""
     compute_in_2d: bool | None = None

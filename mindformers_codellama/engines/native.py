@@ -18,8 +18,7 @@ class NativeEngine:
         from mindformers_codellama.train.run import train
 
         result = train(run)
-        files = {"checkpoint": result.checkpoint, "weights alone": result.network_checkpoint, "loss curve": result.plot}
-        lines = [f"{result.step} steps in {result.seconds:.0f} s", *(f"{name}: {path}" for name, path in files.items() if path)]
+        lines = [f"{result.step} steps in {result.seconds:.0f} s", *(f"{name}: {path}" for name, path in result.files.items() if path)]
         return Report(engine=self.name, action=run.run_mode, lines=tuple(lines), numbers={"loss": result.loss})
 
     def evaluate(self, run: RunConfig) -> Report:

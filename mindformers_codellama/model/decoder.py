@@ -59,14 +59,14 @@ class DecoderBlock(nn.Cell):
             return self.kernel_block(
                 x_BSD,
                 self.attention_norm.weight,
-                attention.wq.weight,
-                attention.wk.weight,
-                attention.wv.weight,
-                attention.wo.weight,
+                attention.wq.merged(),
+                attention.wk.merged(),
+                attention.wv.merged(),
+                attention.wo.merged(),
                 self.ffn_norm.weight,
-                inner.w1.weight,
-                inner.w3.weight,
-                inner.w2.weight,
+                inner.w1.merged(),
+                inner.w3.merged(),
+                inner.w2.merged(),
                 *where,
             )
         return self.plain(x_BSD, where[0], where[1], where[2])

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import mindspore as ms
 import numpy as np
@@ -20,6 +20,7 @@ from mindspore import nn, ops
 from mindformers_codellama.kernels.training import add_in_place_operator, gate_grad_in_place_operator
 from mindformers_codellama.model.decoder import DecoderBlock
 from mindformers_codellama.model.kernel_block import KernelBlock
+from mindformers_codellama.model.lora_pass import AdaptedBlockPass, Dropout
 from mindformers_codellama.model.loss import WEIGHT_EPS, TrainingLoss
 from mindformers_codellama.planner.kernel_activations import REMAKES_EVERY
 from mindformers_codellama.planner.rank_work import BYTES
@@ -140,19 +141,26 @@ class BlockPass:
 
 
 class KernelPass:
-    """Forward and backward of `TrainingLoss`.
+    """Forward and backward of `TrainingLoss`; of a network with an adapter gradients of that alone.
 
     Args:
         loss: of a network that `fits`.
+        dropout: of the adapter.
     """
 
-    def __init__(self, loss: TrainingLoss) -> None:
+    def __init__(self, loss: TrainingLoss, dropout: Dropout | None = None) -> None:
         self.sums = loss.sums
         self.network = loss.sums.network
         self.stack = self.network.model
         # one small product, 1.3 % of a step if all blocks make it, for 6 of the 40 bytes a block keeps (of 68 in float32)
         every = REMAKES_EVERY[BYTES[self.network.config.compute_dtype]]
-        self.blocks = [BlockPass(layer, remakes=i % every == 0) for i, layer in enumerate(self.stack.layers)]
+        self.adapts = self.network.adapts
+        self.dropout = dropout or Dropout()
+        self.blocks: list[BlockPass | AdaptedBlockPass]
+        if self.adapts:
+            self.blocks = [AdaptedBlockPass(layer, i, self.dropout) for i, layer in enumerate(self.stack.layers)]
+        else:
+            self.blocks = [BlockPass(layer, remakes=i % every == 0) for i, layer in enumerate(self.stack.layers)]
 
     @staticmethod
     def fits(loss: nn.Cell) -> bool:
@@ -189,7 +197,7 @@ class KernelPass:
         same_BS = None if segment_ids is None else ms.Tensor(segment_ids[:, :-1] == segment_ids[:, 1:])
         visible_BS = ops.zeros_like(tokens_BS) if segments_BS is None else segments_BS
         where = self.stack.where(tokens_BS, positions_BS, visible_BS)
-        kept: list[Kept] = []
+        kept: list[Any] = []  # each what its block keeps
         x_BSD = self.stack.tok_embeddings.construct(tokens_BS)
         for block in self.blocks:
             x_BSD, keeps = block.forward(x_BSD, where)
@@ -199,6 +207,8 @@ class KernelPass:
         del x_BSD
         for block in reversed(self.blocks):
             block.backward(dx_BSD, kept.pop(), where, give)
+        if self.adapts:
+            return loss
         embedding = self.stack.tok_embeddings.embedding_weight
         places_X = np.unique(input_ids[:, :-1], return_inverse=True)[1].reshape(-1)
         rows_XD = ops.reshape(dx_BSD, (-1, dx_BSD.shape[-1]))

@@ -1,6 +1,6 @@
 """`Linear` and `Embedding`: the only Cells that own large weights.
 
-Shape letters: X rows of any leading dims, I input width, O output width, U vocabulary rows of one rank.
+Shape letters: X rows of any leading dims, I input width, O output width, R rank of an adapter, U vocabulary rows of one rank.
 Cut over ranks, a `Linear` that makes channels (column-parallel) is a smaller one of the same kind; one that takes them
 (row-parallel) gets a region that adds the ranks' products; an embedding looks up its own rows only.
 """
@@ -23,6 +23,8 @@ class Linear(nn.Cell):
         has_bias: add a bias of size O.
         leave: brings together the products of ranks that each have a part of I; the bias, whole on every rank, is added
             after it, so that it counts once.
+
+    `adapt` gives it a low-rank adapter (`model.lora`).
     """
 
     def __init__(  # noqa: PLR0913 - sizes, types and two options
@@ -44,6 +46,7 @@ class Linear(nn.Cell):
         if has_bias:
             self.bias = ms.Parameter(initializer("zeros", (out_size,), param_dtype), name="bias")
         self.matmul = ops.MatMul(transpose_b=True)
+        self.adapts = False
         self.leaves = leave is not None
         if leave is not None:
             self.leave = leave
@@ -53,12 +56,26 @@ class Linear(nn.Cell):
         shape = x.shape
         x_XI = ops.reshape(ops.cast(x, self.compute_dtype), (-1, self.in_size))
         y_XO = self.matmul(x_XI, ops.cast(self.weight, self.compute_dtype))
+        if self.adapts:
+            u_XR = self.matmul(x_XI, ops.cast(self.lora_a, self.compute_dtype))
+            y_XO = y_XO + self.matmul(u_XR, ops.cast(self.lora_b, self.compute_dtype)) * self.lora_scale
         if self.leaves:
             y = self.leave(ops.reshape(y_XO, shape[:-1] + (self.out_size,)))
             return y + ops.cast(self.bias, self.compute_dtype) if self.has_bias else y
         if self.has_bias:
             y_XO = y_XO + ops.cast(self.bias, self.compute_dtype)
         return ops.reshape(y_XO, shape[:-1] + (self.out_size,))
+
+    def adapt(self, lora_a_RI: ms.Parameter, lora_b_OR: ms.Parameter, scale: float) -> None:
+        """Compute `W x + scale B (A x)` from now on; before compiling. Parameters keep the names they come with."""
+        self.lora_a, self.lora_b, self.lora_scale = lora_a_RI, lora_b_OR, scale
+        self.adapts = True
+
+    def merged(self) -> ms.Tensor:
+        """The weight, and with an adapter `W + scale B A` in float32: for who computes the product himself."""
+        if not self.adapts:
+            return self.weight
+        return ops.cast(self.weight, ms.float32) + ops.matmul(self.lora_b, self.lora_a) * self.lora_scale
 
 
 class Embedding(nn.Cell):

@@ -35,6 +35,8 @@ class LlamaNetwork(nn.Cell):
         self.pad_token_id = config.pad_token_id
         self.mask_dtype = mindspore_dtype(config.softmax_compute_dtype)
         self.model = DecoderStack(config, part)
+        self.adapts = False
+        """Whether layers have an adapter, which alone is trained (`model.lora.add_adapter`)."""
         self.is_last = part.last
         enter = head_edge(part) if part.last else None
         self.enters = enter is not None

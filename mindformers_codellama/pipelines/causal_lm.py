@@ -19,6 +19,7 @@ from mindformers_codellama.config.kernels_key import FLOAT32_TYPES
 from mindformers_codellama.config.mindformers_api import LlamaConfig
 from mindformers_codellama.config.model_config import ModelConfig
 from mindformers_codellama.config.read import read_run
+from mindformers_codellama.demo import shipped_model
 from mindformers_codellama.errors import CheckpointError, ConfigError, raise_all
 from mindformers_codellama.generation.protocol import Decoder
 from mindformers_codellama.kernels.choose import kernels_in_use
@@ -27,6 +28,7 @@ from mindformers_codellama.model.initial import init_parameters
 from mindformers_codellama.model.llama import LlamaNetwork
 from mindformers_codellama.model.part import WHOLE
 from mindformers_codellama.parallel.agreement import together
+from mindformers_codellama.pipelines.adapters import Adapters
 from mindformers_codellama.pipelines.generating import CausalLM, plain_generation, strip_pads, token_rows
 from mindformers_codellama.pipelines.ranks import ONE, Ranks, join_ranks, ranks_of
 from mindformers_codellama.runtime.context import current_device
@@ -75,6 +77,7 @@ class LlamaForCausalLM(CausalLM, LlamaNetwork):
         super().__init__(config, ranks.part)
         self.generation = generation or plain_generation(config)
         self._decoders: dict[bool, Decoder] = {}
+        self._adapters: Adapters | None = None
         if isinstance(checkpoint, CheckpointReader):
             load_from(self, Source(checkpoint))
             return
@@ -89,8 +92,9 @@ class LlamaForCausalLM(CausalLM, LlamaNetwork):
         """A model with its weights.
 
         Args:
-            name_or_path: a Hugging Face directory; one of our checkpoints that says its sizes; a directory of
-                `codellama quantize`; a YAML file that names its weights; or a directory with one YAML file and a checkpoint.
+            name_or_path: `codellama_demo` or `codellama_demo_instruct`, which are shipped; a Hugging Face directory; one of our
+                checkpoints that says its sizes; a directory of `codellama quantize`; a YAML file that names its weights; or a
+                directory with one YAML file and a checkpoint.
             generation: options `generate` starts from, instead of the YAML file's.
             weights: form the weights are held in: `float32`, `bfloat16`, `int8`, `int4`; `auto` is the file's own for packed
                 weights, else a network of the configuration's types (and what a YAML file says wins over `auto`).
@@ -115,13 +119,18 @@ class LlamaForCausalLM(CausalLM, LlamaNetwork):
             ranks = join_ranks(run.model.config, run_layout(run), vocabulary_cut=cut, strategy=run.src_strategy_path_or_dir)
             form, generation = run.weights if weights == "auto" else weights, generation or run.model.generation
             return open_causal_lm(run.model.config, checkpoint, form=form, generation=generation, ranks=ranks)
-        config = checkpoint_config(existing(path))
+        path = existing(path)
+        config = checkpoint_config(path)
         if config is None:
             fix = "put the model's YAML file beside it, or build LlamaForCausalLM(config, checkpoint=...)."
             raise ConfigError(path, "does not say the sizes of its model.", fix=fix)
         ends = end_token_ids(path if path.is_dir() else path.parent) or (config.eos_token_id,)
         generation = generation or plain_generation(config).updated(eos_token_id=ends)
-        return open_causal_lm(config, path, form=weights, generation=generation)
+        model = open_causal_lm(config, path, form=weights, generation=generation)
+        shipped = shipped_model(str(name_or_path))
+        if shipped and shipped[1] and path == shipped[0]:
+            model.set_adapter(model.load_adapter(shipped[1]))
+        return model
 
     def decoder(self, *, use_past: bool) -> Decoder:
         """The decoder over these weights; kept, because its graphs are compiled once."""
@@ -133,6 +142,14 @@ class LlamaForCausalLM(CausalLM, LlamaNetwork):
                 logger.info("decoding with the network kernel, level %s, weights float32", kernels_in_use())
             self._decoders[use_past] = MindSporeDecoder(self, use_past=use_past) if reason else FusedDecoder(self)
         return self._decoders[use_past]
+
+    def _own_adapters(self) -> Adapters:
+        if self._adapters is None:
+            if self.ranks is not ONE and not self.ranks.comm.is_alone:
+                problem = f"the model is cut over {self.ranks.comm.layout.ranks} ranks, and adapters are not."
+                raise ConfigError("adapter", problem, fix="merge it (codellama merge-lora) and load the merged model.")
+            self._adapters = Adapters(dict(self.parameters_and_names()), self.config)
+        return self._adapters
 
     def _plain_because(self, use_past: bool) -> str:
         """Why the network kernel is not used; empty when it is. With products in bfloat16 it computes in float32, which is nearer."""
@@ -152,8 +169,10 @@ class LlamaForCausalLM(CausalLM, LlamaNetwork):
 
 
 def existing(checkpoint: str | Path) -> Path:
-    """The path, unless it is only the name of a model, whose weights nobody ships."""
+    """The path, or the folder of a model that is shipped; the name of another one is refused."""
     path = Path(checkpoint).expanduser()
+    if not path.exists() and (shipped := shipped_model(str(checkpoint))):
+        return shipped[0]
     if not path.exists() and str(checkpoint) in FAMILIES:
         fix = "download it (Hugging Face or Meta) and give the path of its directory; no conversion is needed."
         raise CheckpointError(str(checkpoint), "is the name of a model; its weights are not shipped.", fix=fix)

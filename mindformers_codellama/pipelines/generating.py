@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import mindspore as ms
@@ -14,6 +15,7 @@ from mindformers_codellama.config.model_config import ModelConfig
 from mindformers_codellama.errors import GenerationError
 from mindformers_codellama.generation.loop import generate
 from mindformers_codellama.generation.protocol import Decoder, Streamer
+from mindformers_codellama.pipelines.adapters import Adapters
 from mindformers_codellama.pipelines.logits_processors import LogitsProcessor, ProcessedDecoder
 from mindformers_codellama.pipelines.ranks import Ranks
 from mindformers_codellama.text.tokenizer import LlamaTokenizer
@@ -31,6 +33,40 @@ class CausalLM:
 
     def decoder(self, *, use_past: bool) -> Decoder:
         """The decoder over the weights; kept, because making one costs."""
+        raise NotImplementedError
+
+    def load_adapter(self, path: str | Path, name: str = "") -> str:
+        """Read a low-rank adapter of PEFT's files and keep it by its name, which is given back; `set_adapter` uses it.
+
+        Args:
+            path: directory with `adapter_config.json` and `adapter_model.safetensors`.
+            name: empty is the directory's own.
+
+        Raises:
+            ConfigError: a name that is taken; a model that takes no adapters.
+            CheckpointError: an adapter that is damaged, of another model, or asks for what is not computed.
+        """
+        return self._own_adapters().load(path, name)
+
+    def set_adapter(self, name: str | None) -> None:
+        """Generate with this adapter from the next prompt on; with None exactly as without adapters.
+
+        Raises:
+            ConfigError: no adapter of this name.
+        """
+        self._own_adapters().use(name)
+
+    @property
+    def adapters(self) -> tuple[str, ...]:
+        """Names of the loaded adapters."""
+        return self._own_adapters().names
+
+    @property
+    def active_adapter(self) -> str | None:
+        """Name of the adapter in use."""
+        return self._own_adapters().active
+
+    def _own_adapters(self) -> Adapters:
         raise NotImplementedError
 
     def generate(

@@ -7,8 +7,10 @@ import logging
 from mindformers_codellama.backends.fused_decoder import FusedDecoder
 from mindformers_codellama.checkpoint.packed_model import PackedModel
 from mindformers_codellama.config.generation import GenerationConfig
+from mindformers_codellama.errors import ConfigError
 from mindformers_codellama.generation.protocol import Decoder
 from mindformers_codellama.kernels.choose import kernels_in_use
+from mindformers_codellama.pipelines.adapters import Adapters
 from mindformers_codellama.pipelines.generating import CausalLM, plain_generation
 from mindformers_codellama.pipelines.ranks import ONE
 
@@ -36,6 +38,11 @@ class PackedCausalLM(CausalLM):
     def decoder(self, *, use_past: bool) -> Decoder:
         """The decoder; it always keeps keys and values, which gives the same answers in less time."""
         return self.fused()
+
+    def _own_adapters(self) -> Adapters:
+        problem = f"the weights are packed as {self.weights.form}; adding an adapter would round it away."
+        fix = "open the floating-point checkpoint with weights: auto (--weights auto), or merge (codellama merge-lora) and quantize that."
+        raise ConfigError("adapter", problem, fix=fix)
 
     def fused(self) -> FusedDecoder:
         """The decoder with its own methods."""

@@ -10,6 +10,7 @@ from mindspore import nn
 
 from mindformers_codellama.kernels.training import add_in_place_operator
 from mindformers_codellama.model.kernel_pass import Gradient, KernelPass, RowGradient
+from mindformers_codellama.model.lora_pass import Dropout
 from mindformers_codellama.train.clipped_update import ClippedUpdate
 
 
@@ -20,10 +21,11 @@ class KernelStep:
         loss: a `TrainingLoss` that `fits`.
         update: of the parameters whose gradients are wanted.
         parts: parts a micro batch is computed in, as of `step.PartGradients`.
+        dropout: of an adapter.
     """
 
-    def __init__(self, loss: nn.Cell, update: ClippedUpdate, *, parts: int) -> None:
-        self.run = KernelPass(loss)
+    def __init__(self, loss: nn.Cell, update: ClippedUpdate, *, parts: int, dropout: Dropout | None = None) -> None:
+        self.run = KernelPass(loss, dropout)
         self.update = update
         self.names = tuple(parameter.name for parameter in update.update.parameters)
         self.parts = parts
@@ -35,7 +37,7 @@ class KernelStep:
         return update.guards and KernelPass.fits(loss)
 
     def __call__(
-        self, batches: Sequence[Mapping[str, np.ndarray]], scale: float, unscale: float, coefficients: np.ndarray
+        self, batches: Sequence[Mapping[str, np.ndarray]], scale: float, unscale: float, coefficients: np.ndarray, *, updates: int
     ) -> tuple[float, float]:
         """Mean loss of the micro batches, and the global norm of the gradient; no update when that is not finite.
 
@@ -44,13 +46,16 @@ class KernelStep:
             scale: of the losses.
             unscale: what gradients are multiplied by.
             coefficients: as `AdamSettings.coefficients` gives them.
+            updates: made before this one; chooses what dropout leaves out.
         """
         with ms._no_grad():
-            sums, losses = self._gradients(batches, scale / self.parts)
+            sums, losses = self._gradients(batches, scale / self.parts, updates)
             norm = self.update.at_once([sums.pop(name) for name in self.names], unscale, coefficients)
         return float(np.mean([loss.asnumpy() for loss in losses], dtype=np.float64)), norm
 
-    def _gradients(self, batches: Sequence[Mapping[str, np.ndarray]], scale: float) -> tuple[dict[str, Gradient], list[ms.Tensor]]:
+    def _gradients(
+        self, batches: Sequence[Mapping[str, np.ndarray]], scale: float, updates: int
+    ) -> tuple[dict[str, Gradient], list[ms.Tensor]]:
         """Sums of gradients by name, and the loss of every part of every micro batch."""
         sums: dict[str, Gradient] = {}
         wanted = frozenset(self.names)
@@ -67,4 +72,8 @@ class KernelStep:
             else:
                 sums[parameter.name] = gradient
 
-        return sums, [self.run(scale, give, **part) for part in parts]
+        losses = []
+        for index, part in enumerate(parts):
+            self.run.dropout.draw = (updates, index)
+            losses.append(self.run(scale, give, **part))
+        return sums, losses

@@ -15,6 +15,7 @@ from mindformers_codellama.model.llama import LlamaNetwork
 from mindformers_codellama.model.loss import TrainingLoss
 from mindformers_codellama.model.part import network_part, sums_gradient_over_model
 from mindformers_codellama.parallel.comm import ALONE, Comm
+from mindformers_codellama.train.adapter import dropout_of
 from mindformers_codellama.train.batch_plan import plan_batches
 from mindformers_codellama.train.loss_scale import LossScale
 from mindformers_codellama.train.optimizer import AdamSettings, AdamUpdate, decayed
@@ -120,6 +121,8 @@ def build_update(run: RunConfig, network: LlamaNetwork, comm: Comm, model_layout
     section = run.optimizer
     settings = AdamSettings(type=section.type, beta1=section.beta1, beta2=section.beta2, eps=section.eps, weight_decay=section.weight_decay)
     parameters = network.trainable_params()
+    if network.adapts:
+        return AdamUpdate(parameters, settings)
     shapes = model_layout.shapes
     decay_of = dict(zip(shapes, decayed(tuple(shapes), tuple(shapes.values()), no_decay_leak=run.compat.no_decay_leak), strict=True))
     rows = RowCut(
@@ -137,7 +140,13 @@ def build_step(run: RunConfig, network: LlamaNetwork, update: AdamUpdate, comm: 
     bound = wrapper.max_grad_norm if wrapper.use_clip_grad else None
     if comm.is_alone:
         return TrainStep(
-            TrainingLoss(network), update, columns=columns, micro_steps=plan.micro_steps, parts=plan.parts, max_grad_norm=bound
+            TrainingLoss(network),
+            update,
+            columns=columns,
+            micro_steps=plan.micro_steps,
+            parts=plan.parts,
+            max_grad_norm=bound,
+            dropout=dropout_of(run),
         )
     # mode 0: every rank has the mean of its own rows; otherwise shares of one mean over all rows
     own_means = run.parallel.parallel_mode == 0

@@ -17,6 +17,7 @@ from mindformers_codellama.checkpoint.source import Source
 from mindformers_codellama.checkpoint.tensors import CastTensor, LazyTensor
 from mindformers_codellama.errors import CheckpointError, CodeLlamaError, TrainingError, raise_all
 from mindformers_codellama.layout.cuts import ModelLayout
+from mindformers_codellama.train.adapter import restore_adapter
 from mindformers_codellama.train.loss_scale import LossScale
 from mindformers_codellama.train.optimizer import AdamUpdate
 from mindformers_codellama.train.resume_point import ResumePoint, find_resume_point, other_branch
@@ -52,8 +53,13 @@ def restore(
         CheckpointError: a checkpoint of another model or optimizer.
         TrainingError: other data or batches than the stopped run had.
     """
-    load_from(network, Source(point.reader, own=point.own), model_layout=model_layout, rank=rank)
-    _compare_facts(point, facts, by_step=not point.own and (model_layout is not None or len(point.files) > 1))
+    by_step = not point.own and (model_layout is not None or len(point.files) > 1)
+    if facts.adapter:
+        _compare_facts(point, facts, by_step=by_step)
+        restore_adapter(point, update.parameters)
+    else:
+        load_from(network, Source(point.reader, own=point.own), model_layout=model_layout, rank=rank)
+        _compare_facts(point, facts, by_step=by_step)
     moments = [*update.adam_m, *update.adam_v]
     sources = {moment.name: _moment_part(point, moment.name, model_layout, rank) for moment in moments}
     raise_all(_moment_findings(point.reader.path, moments, sources))
@@ -96,10 +102,11 @@ def _compare_facts(point: ResumePoint, facts: RunFacts, *, by_step: bool) -> Non
     if point.saved.facts is None:
         logger.warning("%s does not say what data it was trained on; going on at step %d of this data.", point.path, point.saved.state.step)
         return
-    words = {"rows": "micro batches per epoch", "data": "contents of the data files", "micro_steps": "gradient_accumulation_steps"}
+    words = {"rows": "micro batches per epoch", "micro_steps": "gradient_accumulation_steps"}
+    texts = {"data": "contents of the data files", "adapter": "pet_config, or the weights below the adapter,"}
     fix = "resume with the stopped run's configuration, or set resume_training: False to start anew."
     found = []
     for key, (here, there) in facts.differences(point.saved.facts, by_step=by_step).items():
-        told = f"{words.get(key, key)} differ." if key == "data" else f"{words.get(key, key)} is {here} here, {there} in the checkpoint."
+        told = f"{texts[key]} differ." if key in texts else f"{words.get(key, key)} is {here} here, {there} in the checkpoint."
         found.append(TrainingError(point.path, told, fix=fix))
     raise_all(found)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from mindformers_codellama.config.check import require_runnable
@@ -14,6 +14,7 @@ from mindformers_codellama.layout.cuts import run_layout, run_model_layout
 from mindformers_codellama.model.llama import LlamaNetwork
 from mindformers_codellama.parallel.agreement import together
 from mindformers_codellama.parallel.comm import join
+from mindformers_codellama.train.adapter import open_adapter
 from mindformers_codellama.train.batch_plan import plan_batches
 from mindformers_codellama.train.device import enter_run
 from mindformers_codellama.train.evaluate import EvalResult, compiled, open_evaluator
@@ -56,6 +57,8 @@ class TrainResult:
     """The last resumable checkpoint."""
     network_checkpoint: Path | None
     """The weights alone."""
+    adapter: Path | None
+    """The trained adapter, as PEFT's files."""
     plot: Path | None
     """PNG of the loss."""
     seconds: float
@@ -66,6 +69,16 @@ class TrainResult:
     """With the trained weights; this rank's part of them."""
     rank: int = 0
     """This process among the ranks."""
+
+    @property
+    def files(self) -> dict[str, Path | None]:
+        """What was written, by the words a person reads."""
+        return {
+            "checkpoint": self.checkpoint,
+            "weights alone": self.network_checkpoint,
+            "adapter": self.adapter,
+            "loss curve": self.plot,
+        }
 
 
 def train(run: RunConfig, *, force: bool = False, bar: bool = False) -> TrainResult:
@@ -94,8 +107,11 @@ def train(run: RunConfig, *, force: bool = False, bar: bool = False) -> TrainRes
     length = plan_length(run, source)
     schedule = plan_schedule(run, length)
     network = build_network(run, comm, model_layout)
+    adapter = open_adapter(run, network)
     update = build_update(run, network, comm, model_layout)
-    facts = run_facts(run, source)
+    facts = replace(run_facts(run, source), adapter=adapter.facts if adapter else "")
+    if folder:
+        folder.adapter = adapter
     state, run_id, from_path = start_or_resume(run, point, network, update, facts=facts, comm=comm, model_layout=model_layout)
     parts = Parts(
         run=run,
@@ -131,7 +147,8 @@ def train(run: RunConfig, *, force: bool = False, bar: bool = False) -> TrainRes
         losses=tuple(parts.recorder.losses),
         evaluation=parts.last_eval,
         checkpoint=parts.last_saved,
-        network_checkpoint=folder.network_file if folder and folder.network_file.exists() else None,
+        network_checkpoint=folder.network_file if folder and not adapter and folder.network_file.exists() else None,
+        adapter=folder.adapter_folder if folder and adapter else None,
         plot=parts.recorder.plot(),
         seconds=seconds,
         tokens_per_second=tokens / seconds,
@@ -189,12 +206,14 @@ def _run_and_close(parts: Parts, state: TrainState) -> TrainState:
 
 
 def _announce(parts: Parts, network: LlamaNetwork, state: TrainState) -> None:
-    weights = sum(parameter.size for parameter in network.trainable_params())
+    weights = sum(parameter.size for parameter in network.get_parameters())
+    trained = sum(parameter.size for parameter in network.trainable_params())
     length, plan = parts.length, plan_batches(parts.run)
     logger.info(
-        "%s: %.2fM weights in %s%s; steps %d to %d of %d rows; the first step compiles the graph",
+        "%s: %.2fM weights%s in %s%s; steps %d to %d of %d rows; the first step compiles the graph",
         parts.run.trainer.model_name or "model",
         weights / 1e6,
+        "" if trained == weights else f", an adapter's {trained / 1e6:.3f}M of them trained,",
         parts.run.model.config.param_init_dtype,
         "" if plan.ranks == 1 else f" on rank 0 of {plan.ranks} (layout {parts.comm.layout})",
         state.step + 1,

@@ -32,6 +32,7 @@ from mindformers_codellama.config.sections import CheckpointMonitor
 from mindformers_codellama.errors import CheckpointError, ConfigError, TrainingError
 from mindformers_codellama.layout.cuts import MOMENTS, ModelLayout
 from mindformers_codellama.parallel.agreement import Gathers, gather, together
+from mindformers_codellama.train.adapter import FOLDER, TrainedAdapter
 from mindformers_codellama.train.optimizer import AdamUpdate
 from mindformers_codellama.train.state import STATE_KEY, SavedState, state_text
 
@@ -59,6 +60,8 @@ class CheckpointFolder:
         self.comm = comm if self.ranks > 1 else None
         self.model_layout = model_layout if self.ranks > 1 else None
         self.rank = 0 if self.comm is None else self.comm.rank
+        self.adapter: TrainedAdapter | None = None
+        """Written in place of the weights alone, when an adapter is trained."""
         self._replaced: list[Path] = []
         self._saved: list[Path] = []
         self._attempt = ""
@@ -78,6 +81,11 @@ class CheckpointFolder:
     def network_file(self) -> Path:
         """Where the weights alone go."""
         return self.root / "checkpoint_network" / f"rank_{self.rank}" / f"{self.prefix}-network.{self.settings.checkpoint_format}"
+
+    @property
+    def adapter_folder(self) -> Path:
+        """Where the adapter goes, as PEFT's files."""
+        return self.root / FOLDER
 
     def existing(self) -> list[Path]:
         """Checkpoints with this prefix, oldest step first."""
@@ -138,7 +146,10 @@ class CheckpointFolder:
             write_tensors(self.network_file, weights, shard=self._shard(name, weights))
 
         self._write_together(checkpoint, before)
-        if self.settings.save_network_params:
+        if self.adapter is not None:
+            adapter = self.adapter
+            self._write_together(lambda: adapter.write(self.adapter_folder), [*before, path])
+        elif self.settings.save_network_params:
             self._write_together(network, [*before, path])
         self._prune(path, before)
         return path

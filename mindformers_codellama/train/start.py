@@ -99,6 +99,8 @@ def start_or_resume(  # noqa: PLR0913 - one value per fact, all named
 ) -> tuple[TrainState, str, Path | None]:
     """Fill the weights; the state to start from, the run's id, and the checkpoint it was resumed from.
 
+    The weights below an adapter are there already (`adapter.open_adapter`).
+
     Raises:
         CheckpointError: a checkpoint that cannot be read, is of another model, or cannot be resumed.
         TrainingError: a resumed run with other data.
@@ -107,7 +109,7 @@ def start_or_resume(  # noqa: PLR0913 - one value per fact, all named
     own_layout = None if ranks is None else model_layout
     run_id = gather(ranks, secrets.token_hex(8), doing="starting")[0]
     if point is None:
-        if run.start_weights:
+        if run.start_weights and not network.adapts:
             load_start(network, run, comm=ranks, model_layout=own_layout)
         return TrainState(scale=plan_scale(run)), run_id, None
     state = together(

@@ -69,6 +69,8 @@ class RunFacts:
     """Fingerprint of the data files."""
     optimizer: str
     """Type of the optimizer."""
+    adapter: str = ""
+    """Settings of the adapter that is trained, and a digest of the weights below it; empty when the weights are trained."""
 
     def differences(self, other: RunFacts, *, by_step: bool = False) -> dict[str, tuple[Any, Any]]:
         """Field to (here, there) where two runs differ.

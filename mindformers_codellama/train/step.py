@@ -15,6 +15,8 @@ import mindspore as ms
 import numpy as np
 from mindspore import nn, ops
 
+from mindformers_codellama.errors import ConfigError
+from mindformers_codellama.model.lora_pass import Dropout
 from mindformers_codellama.runtime.context import is_eager
 from mindformers_codellama.runtime.memory import give_back
 from mindformers_codellama.train.clipped_update import ClippedUpdate
@@ -184,6 +186,7 @@ class TrainStep:
         micro_steps: micro batches per step, at least 1.
         parts: parts a micro batch is computed in.
         max_grad_norm: bound of the global norm; None does not clip.
+        dropout: of an adapter; only the step without a graph has it.
     """
 
     def __init__(  # noqa: PLR0913 - one value per fact, all named
@@ -195,15 +198,20 @@ class TrainStep:
         micro_steps: int = 1,
         parts: int = 1,
         max_grad_norm: float | None = None,
+        dropout: Dropout | None = None,
     ) -> None:
         self.columns = tuple(name for name in COLUMNS if name in columns)
         self.micro_steps = micro_steps
         self.update = update
         self.compiled = False
         clipped = ClippedUpdate(update, max_grad_norm)
-        self.by_kernels = KernelStep(loss, clipped, parts=parts) if KernelStep.fits(loss, clipped) else None
+        self.by_kernels = KernelStep(loss, clipped, parts=parts, dropout=dropout) if KernelStep.fits(loss, clipped) else None
         if self.by_kernels is not None:
             return
+        if dropout is not None and dropout.share:
+            problem = f"got {dropout.share}; compiled steps cannot leave out the same numbers again when a run is resumed."
+            fix = "write 0, or train on one CPU process with the kernels (kernels: auto; compute_dtype float32 or bfloat16)."
+            raise ConfigError("model.model_config.pet_config.lora_dropout", problem, fix=fix)
         gradients = gradients_of(loss, self.columns, update.parameters, parts=parts)
         if micro_steps == 1:
             self.whole = WholeStep(gradients, clipped)
@@ -226,7 +234,7 @@ class TrainStep:
         coefficients = self.update.settings.coefficients(updates, learning_rate)
         unscale = 1.0 / (scale.value * self.micro_steps)
         if self.by_kernels is not None:
-            mean, grad_norm = self.by_kernels(batches, scale.value, unscale, coefficients)
+            mean, grad_norm = self.by_kernels(batches, scale.value, unscale, coefficients, updates=updates)
         else:
             mean, grad_norm = self._by_graphs(batches, scale.value, unscale, coefficients)
         return StepResult(loss=mean, grad_norm=grad_norm, overflow=not np.isfinite(grad_norm))

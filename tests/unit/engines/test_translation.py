@@ -15,7 +15,8 @@ from mindformers_codellama.config.sections_callbacks import CALLBACK_TYPES
 from mindformers_codellama.engines.mindformers_keys import CALLBACKS, CPU_VALUES, LEFT_OUT, SECTION_MODES, VALUES
 from mindformers_codellama.engines.translate import Found, translate
 
-FILES = sorted((Path(__file__).parents[3] / "configs").rglob("*.yaml"))
+FILES = sorted(path for path in (Path(__file__).parents[3] / "configs").rglob("*.yaml") if "_lora" not in path.stem)
+"""Adapters are of the native engine."""
 ASCEND = ["engine=mindformers", "optimizer.type=AdamW"]
 
 
