@@ -1,18 +1,26 @@
-"""`codellama eval mmlu` and `ceval` against transformers' logits, on a model of random weights; stopped runs; what is refused."""
+"""`codellama eval mmlu` and `ceval` against transformers' logits, on a model of random weights; stopped runs; the page runs too."""
 
 import json
+import os
+import re
+import shlex
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 from generation_case import answers
 
 from mindformers_codellama.cli.main import main
+from mindformers_codellama.cli.sdk_test import sdk_main
 from mindformers_codellama.evaluation.choices.prompts import prompt_text
 from mindformers_codellama.evaluation.choices.questions import read_exam
 from mindformers_codellama.evaluation.choices.suites import CEVAL, MMLU
 
-UNIT = Path(__file__).resolve().parents[1] / "unit" / "evaluation"
+ROOT = Path(__file__).resolve().parents[2]
+PAGE = ROOT / "docs" / "multiple_choice.md"
+UNIT = ROOT / "tests" / "unit" / "evaluation"
 SUITES = {"mmlu": (MMLU, UNIT / "mmlu"), "ceval": (CEVAL, UNIT / "ceval")}
 ROOM = 256
 """Positions of the model of these tests."""
@@ -141,3 +149,28 @@ def test_a_bad_line_is_refused_before_a_model_is_opened(tmp_path, capsys):
     path.write_text("Smallest group?,1,2,3,4\n")
     code, _, err = evaluate(capsys, "mmlu", "no_model", "--output", tmp_path / "o", data=tmp_path / "d")
     assert (code, f"{path}:1: has 5 fields, must have 6" in err) == (4, True), err
+
+
+def test_the_page_runs(tmp_path, monkeypatch, capsys):
+    (block,) = re.findall(r"```bash\n(.*?)```", PAGE.read_text(encoding="utf-8"), re.DOTALL)
+    *commands, tool, script = (shlex.split(line) for line in block.splitlines())
+    monkeypatch.chdir(tmp_path)
+    shutil.copytree(UNIT / "mmlu", "mmlu_test/data")
+    shutil.copytree(UNIT / "ceval", "ceval-exam")
+    Path("sdk_config.ini").write_text("[model]\nmodel_path=codellama_tiny\n[precision]\nmode=mmlu\nwork_dir=./mmlu_test\n")
+    for program, *words in commands:
+        assert (program, main(words)) == ("codellama", 0), words
+    assert (tool[:2], sdk_main(tool[2:])) == (["python", "tools/sdk_test.py"], 0)
+    environment = {**os.environ, "PYTHON": sys.executable, "CODELLAMA_LOG_LEVEL": "ERROR"}
+    done = subprocess.run(
+        [script[0], ROOT / script[1], *script[2:]], capture_output=True, text=True, timeout=120, check=False, env=environment
+    )
+    assert done.returncode == 0, done.stderr
+    assert len(Path("mmlu_tiny/cache.csv").read_text().splitlines()) == 15
+    assert len(Path("written/cache.csv").read_text().splitlines()) == 9
+    assert Path("ceval_test/submission.json").exists()
+    assert json.loads(Path("ceval_tiny/report.json").read_text())["accuracy_over"] == "subjects"
+    for place in ("mmlu_test/test_result", "results/CPU/precision_test/full_MMLU/fp32/codellama"):
+        names = {path.name for path in Path(place).iterdir()}
+        assert names >= {"cache.csv", "summary_classes_acc.json", "summary_subject_acc.json"}
+    assert Path("results/CPU/precision_test/full_MMLU/fp32/codellama/cache.csv").read_bytes() == Path("mmlu_tiny/cache.csv").read_bytes()
