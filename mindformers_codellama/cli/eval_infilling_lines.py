@@ -91,14 +91,14 @@ def read_tasks(arguments: argparse.Namespace) -> tuple[Problems[LineTask], Probl
 
 def make_middles(arguments: argparse.Namespace, every: Problems[LineTask], tasks: Problems[LineTask], begun: int) -> dict[str, Any]:
     """Fill in the lines that are missing; how it is done."""
-    from mindformers_codellama.evaluation.generate_middles import generate_middles
-    from mindformers_codellama.evaluation.generate_samples import missing_places
+    from mindformers_codellama.evaluation.ask_middles import ask_for_middle
+    from mindformers_codellama.evaluation.generate_samples import generate_samples, missing_places
     from mindformers_codellama.pipelines.infilling import InfillingPipeline, InfillOptions
 
     opened = open_from(arguments, alone="eval", infills=True)
     given = {"do_sample": False, "max_new_tokens": LONGEST_LINE} | generation_options(arguments, sampling=False)
     pipe = InfillingPipeline(opened.model, opened.tokenizer, name=opened.name, **given)
-    config = pipe.generation.updated(seed=pipe.generation.seed or 0)
+    config = pipe.completed(pipe.generation.updated(seed=pipe.generation.seed or 0))
     infill = InfillOptions(suffix_first=ORDERS[arguments.order], until=arguments.until)
     made = model_settings(arguments, opened, config) | {
         "files": arguments.files,
@@ -122,11 +122,12 @@ def make_middles(arguments: argparse.Namespace, every: Problems[LineTask], tasks
             count[0] += new
             show(count[0], len(tasks.tasks))
 
-        generate_middles(
-            pipe,
-            infill,
+        generate_samples(
+            opened.model,
+            opened.tokenizer,
             config,
             tasks.tasks,
+            ask_for_middle(pipe, infill, config),
             places,
             path,
             batch_size=arguments.batch_size or opened.batch_size,

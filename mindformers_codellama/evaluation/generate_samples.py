@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mindformers_codellama.config.generation import GenerationConfig
 from mindformers_codellama.errors import GenerationError
-from mindformers_codellama.evaluation.problems import Problem, Problems
+from mindformers_codellama.evaluation.problems import Problems
 from mindformers_codellama.evaluation.samples import LineFile, Place
-from mindformers_codellama.evaluation.truncation import FunctionEnd, truncated
 from mindformers_codellama.generation.loop import Listeners, generate_rows
 from mindformers_codellama.generation.stopping import AnswerRule
 from mindformers_codellama.text.tokenizer import LlamaTokenizer
@@ -19,10 +19,24 @@ from mindformers_codellama.text.tokenizer import LlamaTokenizer
 if TYPE_CHECKING:
     from mindformers_codellama.pipelines.generating import CausalLM
 
-STOP_RULE = "the first line at the margin behind the function's body"
+
+@dataclass(frozen=True, kw_only=True)
+class Asked:
+    """How a model is asked for one sample."""
+
+    ids: Sequence[int]
+    """The prompt."""
+    rule: AnswerRule
+    """Where the answer ends."""
+    record: Callable[[str, str], dict[str, Any]]
+    """The fields of a sample beside `task_id`, of the answer's text and why it ended; `completion` is among them."""
 
 
-def missing_places(problems: Problems[Any], every: Problems[Any], samples: int, there: Mapping[Place, str]) -> list[tuple[int, Place]]:
+Ask = Callable[[Any], Asked]
+"""A task to what the model is asked."""
+
+
+def missing_places(problems: Problems[Any], every: Problems[Any], samples: int, there: Mapping[Place, object]) -> list[tuple[int, Place]]:
     """Samples still to be made, with the number that seeds each, in order of the number.
 
     A sample's number is its place among all tasks of the file, sample after sample: number = sample * tasks + task. So it does not
@@ -53,7 +67,8 @@ def generate_samples(  # noqa: PLR0913 - what a run is made of
     model: CausalLM,
     tokenizer: LlamaTokenizer,
     config: GenerationConfig,
-    problems: Problems[Problem],
+    tasks: Mapping[str, Any],
+    ask: Ask,
     places: Sequence[tuple[int, Place]],
     path: Path,
     *,
@@ -67,7 +82,8 @@ def generate_samples(  # noqa: PLR0913 - what a run is made of
         model: with its weights.
         tokenizer: of the model.
         config: every option; its seed and a sample's number give the random numbers.
-        problems: holds the tasks.
+        tasks: by name.
+        ask: how a task is asked.
         places: from `missing_places`.
         path: JSON lines.
         batch_size: samples at once.
@@ -82,24 +98,20 @@ def generate_samples(  # noqa: PLR0913 - what a run is made of
     decoder = model.decoder(use_past=config.use_past)
     with LineFile(path) as file:
         for batch in batches(places, batch_size):
-            tasks = [problems.tasks[place.task_id] for _, place in batch]
+            asked = [ask(tasks[place.task_id]) for _, place in batch]
             result = generate_rows(
                 decoder,
-                [tokenizer.encode(task.prompt) for task in tasks],
+                [one.ids for one in asked],
                 config,
                 tokenizer=tokenizer,
                 listeners=Listeners(should_stop=should_stop),
                 first_row=batch[0][0],
-                rules=[AnswerRule(stop=FunctionEnd(task.prompt, task.entry_point)) for task in tasks],
+                rules=[one.rule for one in asked],
             )
             if "cancelled" in result.finish_reasons:
                 raise KeyboardInterrupt
             assert result.texts is not None
-            file.write(sample_record(task, text) for task, text in zip(tasks, result.texts, strict=True))
+            answers = zip(batch, asked, result.texts, result.finish_reasons, strict=True)
+            file.write({"task_id": place.task_id, **one.record(text, reason)} for (_, place), one, text, reason in answers)
             if on_samples is not None:
                 on_samples(len(batch))
-
-
-def sample_record(problem: Problem, text: str) -> dict[str, Any]:
-    """A line of samples, in the official form."""
-    return {"task_id": problem.task_id, "completion": truncated(problem.prompt, text, problem.entry_point)}

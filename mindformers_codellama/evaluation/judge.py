@@ -49,7 +49,7 @@ def judge(problem: Problem, completion: str, sandbox: Sandbox, limits: Limits, *
 
     Args:
         problem: its prompt and tests.
-        completion: what follows the prompt.
+        completion: of the model; the problem makes a program of it.
         sandbox: where.
         limits: of each process.
         stop: gives up soon when set.
@@ -59,8 +59,8 @@ def judge(problem: Problem, completion: str, sandbox: Sandbox, limits: Limits, *
         Stopped: `stop` was set.
     """
     job = {
-        "prompt": problem.prompt,
-        "source": problem.prompt + completion,
+        "prompt": problem.helpers,
+        "source": problem.source(completion),
         "entry_point": problem.entry_point,
         "test": problem.test,
     }

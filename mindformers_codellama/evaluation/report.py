@@ -12,25 +12,6 @@ from mindformers_codellama.evaluation.pass_at_k import mean_pass_at_k, wilson_in
 from mindformers_codellama.evaluation.samples import Place
 
 DEFAULT_K = (1, 10, 100)
-PUBLISHED_SOURCE = "Code Llama paper, arXiv 2308.12950v3, table 2"
-PUBLISHED: Mapping[str, tuple[float, float, float]] = {
-    "llama2_7b": (12.2, 25.2, 44.4),
-    "llama2_13b": (20.1, 34.8, 61.2),
-    "llama2_70b": (30.5, 59.4, 87.0),
-    "codellama_7b": (33.5, 59.6, 85.9),
-    "codellama_13b": (36.0, 69.4, 89.8),
-    "codellama_34b": (48.8, 76.8, 93.0),
-    "codellama_70b": (53.0, 84.6, 96.2),
-    "codellama_7b_instruct": (34.8, 64.3, 88.1),
-    "codellama_13b_instruct": (42.7, 71.6, 91.6),
-    "codellama_34b_instruct": (41.5, 77.2, 93.5),
-    "codellama_70b_instruct": (67.8, 90.3, 97.3),
-    "codellama_7b_python": (38.4, 70.3, 90.6),
-    "codellama_13b_python": (43.3, 77.4, 94.1),
-    "codellama_34b_python": (53.7, 82.8, 94.7),
-    "codellama_70b_python": (57.3, 89.3, 98.4),
-}
-"""HumanEval, zero-shot: pass@1 greedy, pass@10 and pass@100 at temperature 0.8 and top-p 0.95, in percent."""
 
 
 def counts_by_task(results: Mapping[Place, str]) -> dict[str, tuple[int, int]]:
@@ -51,14 +32,16 @@ def require_k(chosen: Sequence[int], samples: int) -> None:
             raise ConfigError("--k", f"pass@{k} needs at least {max(k, 1)} samples of every task, there are {samples}.", fix=f"-n {k}.")
 
 
-def report(results: Mapping[Place, str], made: Mapping[str, Any], *, chosen: Sequence[int] = (), model: str = "") -> dict[str, Any]:
+def report(
+    results: Mapping[Place, str], made: Mapping[str, Any], *, chosen: Sequence[int] = (), figures: Mapping[str, Any] | None = None
+) -> dict[str, Any]:
     """All that is said of a run.
 
     Args:
         results: of every sample, at least one.
         made: how: model, prompt, decoding, stop rule, sandbox, limits.
         chosen: values of k; empty takes those of 1, 10, 100 that every task has samples for.
-        model: registry name, for the published figures.
+        figures: from `published`.
 
     Raises:
         ConfigError: a k above the samples of a task.
@@ -76,9 +59,8 @@ def report(results: Mapping[Place, str], made: Mapping[str, Any], *, chosen: Seq
         "passed": sum(passed for _, passed in counts.values()),
         "timed_out": sum(result == "timed out" for result in results.values()),
     }
-    if model in PUBLISHED:
-        figures = dict(zip((f"pass@{k}" for k in DEFAULT_K), PUBLISHED[model], strict=True))
-        found["published"] = {"source": PUBLISHED_SOURCE} | {name: figures[name] / 100 for name in rates if name in figures}
+    if figures:
+        found["published"] = {"source": figures["source"]} | {name: figures[name] for name in rates if name in figures}
     return found | {"made": dict(made)}
 
 
@@ -91,5 +73,7 @@ def told(found: Mapping[str, Any]) -> str:
         lines.append(line + (f"  published {published[name]:.3f}" if name in published else ""))
     if published:
         lines.append(f"published: {published['source']}")
+    if "exact_match" in found:
+        lines.append(f"exact match {found['exact_match']:.4f}")
     lines.append(f"{found['passed']} of {found['samples']} samples passed, {found['timed_out']} ran out of time")
     return "\n".join(lines)

@@ -207,7 +207,8 @@ class InfillingPipeline:
         Raises:
             GenerationError, TokenizerError: as `generation.loop.generate_rows`.
         """
-        prompts, rules, config = self.requests(holes, infill, config)
+        config = self.completed(config)
+        prompts, rules = map(list, zip(*(self.request(hole, infill, config) for hole in holes), strict=True))
         cut = sum(prompt.trimmed for prompt in prompts)
         if cut:
             room = self.model.decoder(use_past=config.use_past).max_length
@@ -216,13 +217,11 @@ class InfillingPipeline:
         result = self._texts.run(ids, config, batch_size=batch_size or self.batch_size, listeners=listeners, rules=rules)
         return infillings(holes, prompts, result), result
 
-    def requests(
-        self, holes: Sequence[Hole], infill: InfillOptions, config: GenerationConfig
-    ) -> tuple[list[InfillingPrompt], list[AnswerRule], GenerationConfig]:
-        """What the model is given for cursors: prompts, where each answer ends, and the options with room and end tokens filled in.
+    def completed(self, config: GenerationConfig) -> GenerationConfig:
+        """The options with the longest middle and the end tokens filled in.
 
         Raises:
-            GenerationError, TokenizerError: as `text.infilling_prompt.infilling_prompt`; no room for prompts.
+            GenerationError: no room for prompts.
         """
         room = self.model.decoder(use_past=config.use_past).max_length
         longest = config.max_new_tokens or max(1, min(MIDDLE_LENGTH, room // 2))
@@ -230,9 +229,23 @@ class InfillingPipeline:
             problem = f"got {longest}, the model has {room} positions for prompt and middle together."
             raise GenerationError("max_new_tokens", problem, fix="ask for fewer, or use a model with a larger seq_length.")
         ends = dict.fromkeys((infilling_pieces(self.tokenizer).end, *config.eos_token_ids))
-        config = config.updated(max_new_tokens=longest, eos_token_id=ends)
-        prompts = [self.prompt(hole, infill, room - longest) for hole in holes]
-        return prompts, [self._rule(prompt, infill) for prompt in prompts], config
+        return config.updated(max_new_tokens=longest, eos_token_id=ends)
+
+    def request(self, hole: Hole, infill: InfillOptions, config: GenerationConfig) -> tuple[InfillingPrompt, AnswerRule]:
+        """What the model is given for a cursor, and where its answer ends.
+
+        Args:
+            hole: the cursor.
+            infill: how to ask.
+            config: from `completed`.
+
+        Raises:
+            GenerationError, TokenizerError: as `text.infilling_prompt.infilling_prompt`.
+        """
+        assert config.max_new_tokens is not None
+        room = self.model.decoder(use_past=config.use_past).max_length
+        prompt = self.prompt(hole, infill, room - config.max_new_tokens)
+        return prompt, self._rule(prompt, infill)
 
     def prompt(self, hole: Hole, infill: InfillOptions, room: int) -> InfillingPrompt:
         """What the model reads for a cursor, in at most `room` ids."""
@@ -261,7 +274,7 @@ def infillings(holes: Sequence[Hole], prompts: Sequence[InfillingPrompt], result
     return [
         Infilling(
             hole=hole,
-            middle=text.replace("\r\n", "\n").replace("\n", hole.line_end),
+            middle=hole.with_line_ends(text),
             finish_reason=result.finish_reasons[row],
             prompt=prompt,
             new_ids=result.new_ids(row).tolist(),

@@ -23,6 +23,10 @@ class Hole(NamedTuple):
         pairs = self.prefix.count("\r\n") + self.suffix.count("\r\n")
         return "\r\n" if 2 * pairs > self.prefix.count("\n") + self.suffix.count("\n") else "\n"
 
+    def with_line_ends(self, middle: str) -> str:
+        """A middle with the line ends of the text around it."""
+        return middle.replace("\r\n", "\n").replace("\n", self.line_end)
+
     def filled(self, middle: str) -> str:
         """The text with `middle` at the cursor, before a line end the cursor is inside of; nothing else is changed."""
         inside = self.prefix.endswith("\r") and self.suffix.startswith("\n")
