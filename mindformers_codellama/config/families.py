@@ -88,6 +88,27 @@ _TINY = ModelFacts(
 )
 
 
+_DEMO = ModelFacts(
+    name="codellama_demo",
+    config=ModelConfig(
+        vocab_size=4096,
+        hidden_size=256,
+        num_layers=4,
+        num_heads=4,
+        num_kv_heads=2,
+        intermediate_size=704,
+        seq_length=512,
+        max_position=512,
+        rope_theta=1e6,
+    ),
+    can_infill=True,
+    prompt_style="completion",
+    stop_token_ids=(2,),
+    source="this project: trained on Python's standard library and shipped, see demo/assets/codellama_demo/README.md",
+)
+_DEMO_INSTRUCT = replace(_DEMO, name="codellama_demo_instruct", prompt_style="llama2")
+
+
 def _facts(row: tuple[str, str, int, float, int, bool, str, tuple[int, ...], str]) -> ModelFacts:
     name, size, vocab_size, theta, positions, infill, style, stops, source = row
     shared = ModelConfig(vocab_size=vocab_size, rope_theta=theta, max_position=positions, seq_length=4096)
@@ -95,7 +116,7 @@ def _facts(row: tuple[str, str, int, float, int, bool, str, tuple[int, ...], str
     return ModelFacts(name=name, config=config, can_infill=infill, prompt_style=style, stop_token_ids=stops, source=source)
 
 
-FAMILIES: Mapping[str, ModelFacts] = MappingProxyType({facts.name: facts for facts in (*map(_facts, _ROWS), _TINY)})
+FAMILIES: Mapping[str, ModelFacts] = MappingProxyType({facts.name: facts for facts in (*map(_facts, _ROWS), _TINY, _DEMO, _DEMO_INSTRUCT)})
 """Registry name to facts; read-only."""
 
 

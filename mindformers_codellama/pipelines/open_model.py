@@ -18,6 +18,7 @@ from mindformers_codellama.config.model_config import ModelConfig
 from mindformers_codellama.config.read import read_run
 from mindformers_codellama.config.sections import RunConfig
 from mindformers_codellama.config.sections_parallel import ContextSection
+from mindformers_codellama.demo import shipped_model
 from mindformers_codellama.errors import CheckpointError, ConfigError, raise_all
 from mindformers_codellama.kernels.choose import choose_kernels
 from mindformers_codellama.layout.cuts import run_layout
@@ -68,6 +69,8 @@ class Source:
     """The key `kernels`."""
     infills: bool = False
     """It is asked to fill in the middle; one that cannot is refused before its weights are read."""
+    adapter: str = ""
+    """Low-rank adapter that belongs to the model; empty when none does."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -167,6 +170,8 @@ def open_source(source: Source) -> OpenedModel:
     if not source.weights:
         logger.warning("no checkpoint given: the weights are random (seed %d) and so will be the text.", source.seed)
     model = open_causal_lm(source.config, source.weights, form=source.form, generation=source.generation, seed=source.seed, ranks=ranks)
+    if source.adapter:
+        model.set_adapter(model.load_adapter(source.adapter))
     style = FAMILIES[source.name].prompt_style if source.name in FAMILIES else "completion"
     return OpenedModel(
         model=model,
@@ -191,6 +196,9 @@ def find_source(source: str | Path, overrides: Sequence[str] = ()) -> Source:
         return source_of_run(read_run(path, overrides=overrides))
     if path.exists():
         return _source_of_weights(path)
+    if shipped := shipped_model(str(source)):
+        name = str(source).lower().replace("-", "_")
+        return dataclasses.replace(_source_of_weights(shipped[0]), name=name, adapter=str(shipped[1] or ""))
     if str(source) in FAMILIES:
         return _source_of_name(str(source))
     fix = f"give a YAML file, a directory with weights, or one of {', '.join(FAMILIES)}."

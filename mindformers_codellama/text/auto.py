@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from mindformers_codellama.config.families import FAMILIES
+from mindformers_codellama.demo import shipped_model
 from mindformers_codellama.errors import TokenizerError
 from mindformers_codellama.text.config_file import read_options
 from mindformers_codellama.text.model_file import MODEL_FILE
@@ -37,6 +38,8 @@ def tokenizer_folder(name_or_path: str | Path) -> Path:
     name = str(name_or_path)
     if name == TINY:
         return shipped_tokenizer()
+    if shipped := shipped_model(name):
+        return shipped[0]
     if name in FAMILIES:
         downloaded = Path("checkpoint_download") / name.split("_")[0]
         if (downloaded / MODEL_FILE).is_file():

@@ -116,7 +116,7 @@ def test_the_order_follows_the_cursor():
     assert not prefers_suffix_first("f(", ")\n"), "inside a line"
 
 
-@pytest.mark.parametrize("name", sorted(set(FAMILIES) - set(models_that_infill()) - {"codellama_tiny"}))
+@pytest.mark.parametrize("name", sorted(name for name, facts in FAMILIES.items() if not facts.can_infill))
 def test_models_that_cannot_infill_are_refused_with_those_that_can(name, code_llama):
     config = model_facts(name).config
     for given in (name, ""):  # without a name the sizes tell it
