@@ -9,6 +9,7 @@ from mindformers_codellama.cli.main import main
 
 
 def run() -> int:
+    """Read MindFormers' flags and call `codellama data convert`; its exit code."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--data_path", default="alpaca-data.json", help="Alpaca JSON")
     parser.add_argument("--output_path", default="alpaca-data-conversation.json", help="conversation file to write")

@@ -9,6 +9,7 @@ from mindformers_codellama.cli.main import main
 
 
 def run() -> int:
+    """Read MindFormers' flags and call `codellama data prepare`; its exit code."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument(
         "--dataset_type", default="wiki", choices=("wiki", "qa", "text"), help="text: documents, as codellama data prepare --text"

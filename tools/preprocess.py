@@ -12,6 +12,7 @@ from mindformers_codellama.evaluation.problems import read_problems
 
 
 def run() -> int:
+    """Print the three lists; the exit code."""
     parser = argparse.ArgumentParser("copy prompt", description=__doc__)
     parser.add_argument("--data_path", required=True, type=Path, help="HumanEval.jsonl.gz, or plain .jsonl")
     tasks = read_problems(parser.parse_args().data_path).tasks.values()

@@ -101,6 +101,7 @@ class _Scanner:
         self._at = ""
 
     def scan(self, file: BinaryIO, end: int) -> CkptContents:
+        """What the file holds up to byte `end`; parts of one tensor, which lie behind each other, are put together."""
         contents = CkptContents({}, {})
         parts: list[_Part] = []
         while file.tell() < end:

@@ -161,6 +161,7 @@ class _Tally:
         self.worst, self.worst_of_amax, self.sum, self.squares, self.power, self.count = 0.0, 0.0, 0.0, 0.0, 0.0, 0
 
     def add(self, values: np.ndarray, packed: np.ndarray) -> None:
+        """Take the next rows: as they were, and packed."""
         found = weight_error(values, packed, self.group)
         power = float(np.square(values, dtype=np.float64).sum())
         self.worst, self.worst_of_amax = max(self.worst, found.worst), max(self.worst_of_amax, found.worst_of_amax)
@@ -170,6 +171,7 @@ class _Tally:
         self.count += values.size
 
     def error(self) -> WeightError:
+        """The error of all rows taken so far."""
         rms = math.sqrt(self.power / max(1, self.count)) or 1.0
         relative = math.sqrt(self.squares / self.power) if self.power else 0.0
         mean = self.sum / max(1, self.count)

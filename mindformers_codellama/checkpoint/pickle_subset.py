@@ -100,6 +100,12 @@ class _Machine:
         }
 
     def run(self, name: str, argument: Any) -> None:
+        """Obey one opcode.
+
+        Args:
+            name: as in `pickletools`.
+            argument: that stands behind it in the file, or None.
+        """
         if name in _PUSH_ARGUMENT:
             self.stack.append(argument)
         elif name in _STORE:
