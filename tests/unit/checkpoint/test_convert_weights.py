@@ -8,29 +8,14 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from safetensors.numpy import load_file, save_file
+from safetensors.numpy import load_file
 
 from mindformers_codellama.checkpoint import files
 from mindformers_codellama.checkpoint.ckpt_format import write_ckpt
 from mindformers_codellama.checkpoint.convert import Options, convert
-from mindformers_codellama.checkpoint.hf_config import hf_config
 from mindformers_codellama.checkpoint.meta_format import pairs_to_halves
 from mindformers_codellama.checkpoint.open import open_checkpoint
-from mindformers_codellama.checkpoint.weight_map import to_theirs
 from mindformers_codellama.errors import CheckpointError, Findings
-
-
-@pytest.fixture
-def hf(tmp_path, toy, toy_weights):
-    def make(dtype="float32", config=toy):
-        folder = tmp_path / "hf"
-        folder.mkdir(exist_ok=True)
-        save_file({to_theirs(name): value for name, value in toy_weights(dtype, config).items()}, folder / "model.safetensors")
-        (folder / "config.json").write_text(json.dumps(hf_config(config, dtype)))
-        (folder / "tokenizer.model").write_bytes(b"pieces")
-        return folder
-
-    return make
 
 
 def assert_same_bytes(path, weights):
