@@ -12,6 +12,7 @@ from importlib import import_module
 
 SUITES: Mapping[str, tuple[str, str]] = {
     "humaneval": ("mindformers_codellama.cli.eval_humaneval", "164 Python functions to write from head and docstring (Chen et al. 2021)"),
+    "mbpp": ("mindformers_codellama.cli.eval_mbpp", "short Python tasks told in a sentence and by tests (Austin et al. 2021)"),
     "humaneval-infilling": ("mindformers_codellama.cli.eval_humaneval_infilling", "parts of HumanEval's solutions to be filled in"),
     "infilling-lines": ("mindformers_codellama.cli.eval_infilling_lines", "lines taken out of source files, to be put back as they were"),
     "perplexity": ("mindformers_codellama.cli.eval_perplexity", "loss per token, word perplexity and bits per byte of texts"),
