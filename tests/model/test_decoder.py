@@ -110,8 +110,8 @@ def test_reordered_rows_continue_as_the_rows_they_were(network, decoders, kind):
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_full_row_stays_and_does_not_disturb_the_others(network, decoders, kind):
     limit = network.config.seq_length
-    tokens, lengths = make_tokens(2, limit), np.array([limit - 1, 5], np.int32)
-    decoder, more = decoders[kind], make_tokens(4, 2, seed=2)
+    tokens, lengths = make_tokens(3, limit), np.array([limit - 1, 5, 5], np.int32)  # as many rows as elsewhere: compiled once
+    decoder, more = decoders[kind], make_tokens(4, 3, seed=2)
     decoder.prefill(tokens, lengths)
     found = [decoder.step(row)[1] for row in more]
     wanted = logits_of_row(np.concatenate([tokens[1, :5], more[:, 1]]), weights_of(network), network.config)[5:]
@@ -122,9 +122,9 @@ def test_a_full_row_stays_and_does_not_disturb_the_others(network, decoders, kin
 def test_going_on_when_every_row_is_full_is_refused(decoders, kind):
     limit = CONFIG.seq_length
     decoder = decoders[kind]
-    decoder.prefill(make_tokens(1, limit), np.array([limit], np.int32))
+    decoder.prefill(make_tokens(3, limit), np.full(3, limit, np.int32))
     with pytest.raises(GenerationError, match=f"every row has reached the {limit} tokens"):
-        decoder.step(np.array([1], np.int32))
+        decoder.step(np.ones(3, np.int32))
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -1,5 +1,7 @@
 """Parts of a network: what a stage holds, what it hands on, and that one rank has nothing of it."""
 
+import dataclasses
+
 import mindspore as ms
 import numpy as np
 import pytest
@@ -43,11 +45,14 @@ def comm_of(layout: Layout, rank: int) -> Comm:
     return Comm(layout=layout, rank=rank, **{name: Axis(*numbers, group=name) for name, numbers in axes.items()})
 
 
-@pytest.mark.parametrize("stages", [2, pytest.param(3, marks=pytest.mark.slow), pytest.param(5, marks=pytest.mark.slow)])
-def test_stages_one_after_the_other_are_the_whole_network(both_paths, stages):
+@pytest.mark.parametrize(
+    ("stages", "layers"), [(2, 3), pytest.param(3, 5, marks=pytest.mark.slow), pytest.param(5, 5, marks=pytest.mark.slow)]
+)
+def test_stages_one_after_the_other_are_the_whole_network(both_paths, stages, layers):
+    config = dataclasses.replace(CONFIG, num_layers=layers)
     layout = Layout(pipeline_stage=stages)
-    model_layout = ModelLayout(config=CONFIG, layout=layout)
-    whole = LlamaNetwork(CONFIG)
+    model_layout = ModelLayout(config=config, layout=layout)
+    whole = LlamaNetwork(config)
     init_parameters(whole, 1, std=0.2)
     rng = np.random.default_rng(2)
     ids = ms.Tensor(rng.integers(1, 48, (2, 8)).astype(np.int32))
@@ -56,7 +61,7 @@ def test_stages_one_after_the_other_are_the_whole_network(both_paths, stages):
     hidden, names = None, []
     for rank in range(stages):
         part = network_part(model_layout, comm_of(layout, rank), sequence=True)
-        stage = LlamaNetwork(CONFIG, part)
+        stage = LlamaNetwork(config, part)
         init_parameters(stage, 1, std=0.2, model_layout=model_layout, rank=rank)
         own = [name for name, _ in stage.parameters_and_names()]
         assert own == model_layout.names(rank)

@@ -86,12 +86,13 @@ def test_an_error_that_all_ranks_have_alike_is_told_by_rank_0_alone(slow):
 
 
 def test_a_rank_may_work_longer_than_a_collective_waits(monkeypatch, caplog):
-    monkeypatch.setattr(agreement, "REMIND_EVERY", 1.0)
+    monkeypatch.setattr(agreement, "REMIND_EVERY", 0.2)
+    monkeypatch.setattr(agreement, "ROUND", 0.2)
 
     def action(slow):
         def run(comm):
             def work():
-                time.sleep(2.5 if comm.rank == 2 else 0)
+                time.sleep(1.4 if comm.rank == 2 else 0)
                 return comm.rank
 
             return together(comm, work, doing="reading", slow=slow)
@@ -106,9 +107,14 @@ def test_a_rank_may_work_longer_than_a_collective_waits(monkeypatch, caplog):
 
 def test_a_rank_that_never_ends_is_given_up_at_the_limit_and_named_once(monkeypatch):
     monkeypatch.setattr(agreement, "WAIT_LIMIT", 1.0)
+    monkeypatch.setattr(agreement, "ROUND", 0.2)
+    given_up = threading.Event()
 
     def action(comm):
-        return together(comm, lambda: time.sleep(3 if comm.rank == 1 else 0), doing="reading", slow=True)
+        try:
+            return together(comm, lambda: given_up.wait(60) if comm.rank == 1 else None, doing="reading", slow=True)
+        finally:
+            given_up.set()
 
     results = on_ranks(action)
     assert isinstance(results[0], ClusterError)
@@ -119,27 +125,27 @@ def test_a_rank_that_never_ends_is_given_up_at_the_limit_and_named_once(monkeypa
 
 def test_an_error_is_told_soon_though_others_still_work(monkeypatch):
     monkeypatch.setattr(agreement, "GRACE", 0.5)
-    ended = {}
+    told, heard = threading.Event(), []
 
     def action(comm):
         def work():
             if comm.rank == 0:
                 raise CheckpointError("file", "is damaged.")
-            time.sleep(3)
+            heard.append(told.wait(60))
 
         try:
             together(comm, work, doing="reading", slow=True)
         finally:
-            ended[comm.rank] = time.monotonic()
+            told.set()
 
     results = on_ranks(action)
     assert [type(result) for result in results] == [CheckpointError, ToldElsewhere, ToldElsewhere]
-    assert ended[1] - ended[0] > 0.5
+    assert heard == [True, True], "rank 0 ended while the others worked"
 
 
 def test_ranks_whose_clocks_differ_end_in_the_same_round(monkeypatch):
     """A rank that asked one round longer than the others would wait for answers until its collective fails."""
-    rates = {}
+    rates, told = {}, threading.Event()
 
     def clock():
         rate = rates.setdefault(threading.get_ident(), 1.0 + len(rates) % RANKS)
@@ -153,8 +159,11 @@ def test_ranks_whose_clocks_differ_end_in_the_same_round(monkeypatch):
         def work():
             if comm.rank == 0:
                 raise CheckpointError("file", "is damaged.")
-            time.sleep(2)
+            told.wait(60)
 
-        return together(comm, work, doing="reading", slow=True)
+        try:
+            return together(comm, work, doing="reading", slow=True)
+        finally:
+            told.set()
 
     assert [type(result) for result in on_ranks(action)] == [CheckpointError, ToldElsewhere, ToldElsewhere]

@@ -88,27 +88,29 @@ def test_hundreds_of_weights_compile():
 
 
 @pytest.mark.parametrize("counted", [True, False], ids=["counted", "a copy"])
-@pytest.mark.parametrize("bad", [np.inf, np.nan])
-def test_a_gradient_that_is_not_finite_is_seen_also_in_a_copy(counted, bad):
+def test_a_gradient_that_is_not_finite_is_seen_also_in_a_copy(counted):
     arrays = arrays_of(3)
     weights = [ms.Parameter(ms.Tensor(array), name=f"w{i}") for i, array in enumerate(arrays)]
     rows = reduce.RowCut(axis=TWO, cut=(True, False, False))
     sums = reduce.SumGradients([a.shape for a in arrays], TWO, [False] * 3, rows)
     update = AdamUpdate(weights, AdamSettings(), rows=rows)
     cell = rank_step.RankUpdate(update, sums=sums, counted=[counted] * 3, counts_loss=True, world=TWO, max_grad_norm=1.0)
-    arrays[2][0, 0] = bad
-    norm, _ = Holder(cell, arrays)(ms.Tensor(1.0), ms.Tensor(np.array([0.1, 1e-3, 0.0], np.float32)), ms.Tensor(1.0), ms.Tensor(0.0))
-    assert not np.isfinite(norm.asnumpy())
-    assert all((weight.asnumpy() == array).all() for weight, array in zip(weights, arrays_of(3), strict=True))
+    holder = Holder(cell, arrays)
+    for bad in (np.inf, np.nan):
+        arrays[2][0, 0] = bad
+        holder.held[2].set_data(ms.Tensor(arrays[2]))
+        norm, _ = holder(ms.Tensor(1.0), ms.Tensor(np.array([0.1, 1e-3, 0.0], np.float32)), ms.Tensor(1.0), ms.Tensor(0.0))
+        assert not np.isfinite(norm.asnumpy())
+        assert all((weight.asnumpy() == array).all() for weight, array in zip(weights, arrays_of(3), strict=True))
 
 
 def test_rows_of_a_cut_weight_are_updated_as_a_whole_weight_is():
     """Both ranks have the same halves here, so the whole weight ends as the second half of one updated whole, twice."""
-    arrays = arrays_of(9)
+    arrays = arrays_of(5)
     settings = AdamSettings(type="AdamW", eps=1e-3, weight_decay=0.1)
     coefficients, one = ms.Tensor(settings.coefficients(0, 0.1)), ms.Tensor(1.0)
     weights = {}
-    for name, cut in (("whole", (False,) * 9), ("cut", tuple(i % 2 == 0 for i in range(9)))):
+    for name, cut in (("whole", (False,) * 5), ("cut", tuple(i % 2 == 0 for i in range(5)))):
         held = [ms.Parameter(ms.Tensor(array), name=f"w{i}") for i, array in enumerate(arrays)]
         rows = reduce.RowCut(axis=TWO, cut=cut, groups=2)
         given = [0.5 * a[len(a) // 2 :] if cut[i] else 0.5 * a for i, a in enumerate(arrays)]
