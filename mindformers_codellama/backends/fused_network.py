@@ -47,25 +47,24 @@ class FusedNetwork:
         self.form = "float32" if isinstance(weights, LlamaNetwork) else weights.form
         vocabulary = self.config.vocab_size
         self._operator = kernel_operator("LlamaStep", lambda handle, tokens, wanted, *_: (wanted[0], vocabulary), lambda *_: ms.float32)
-        self._rotary = _rotary_table(self.config)
+        self._rotary = rotary_table(self.config)
         self._places: tuple[int, ...] = ()
         self._closing: weakref.finalize | None = None
         self._fingerprint = 0
         if isinstance(weights, PackedModel):
-            self._open(_packed_inputs(weights, self._rotary))
+            self._open(list(packed_inputs(weights, self._rotary).values()))
         else:
             self.refresh()
 
     @property
     def pool_dtype(self) -> np.dtype:
         """Type of the elements of key and value pools: float32, or uint16 for the bits of bfloat16."""
-        return np.dtype(np.float32 if self.form == "float32" else np.uint16)
+        return pool_dtype(self.form)
 
     @property
     def page_shape(self) -> tuple[int, int, int]:
         """Shape of one page of the key pool, and of the value pool."""
-        config = self.config
-        return config.num_layers, config.num_kv_heads, PAGE_SIZE * -(-config.head_dim // 16) * 16
+        return page_shape(self.config)
 
     def refresh(self) -> bool:
         """Look at the weights again; whether they are others than at the last look. Packed weights never change.
@@ -117,7 +116,17 @@ class FusedNetwork:
         self._closing = weakref.finalize(self, call, "LlamaClose", [handle], [np.zeros(1, np.int64)])
 
 
-def _rotary_table(config: ModelConfig) -> tuple[np.ndarray, np.ndarray]:
+def pool_dtype(form: str) -> np.dtype:
+    """Type of the elements of key and value pools beside weights of a form: float32, or uint16 for the bits of bfloat16."""
+    return np.dtype(np.float32 if form == "float32" else np.uint16)
+
+
+def page_shape(config: ModelConfig) -> tuple[int, int, int]:
+    """Shape of one page of the key pool, and of the value pool."""
+    return config.num_layers, config.num_kv_heads, PAGE_SIZE * -(-config.head_dim // 16) * 16
+
+
+def rotary_table(config: ModelConfig) -> tuple[np.ndarray, np.ndarray]:
     """Cosines and sines `(P, H)` as `model.rope.RotaryTable` holds them."""
     angles_PR = rotary_angles(config, config.seq_length).astype(np.float64)
     cos_PR, sin_PR = np.cos(angles_PR), np.sin(angles_PR)
@@ -132,11 +141,13 @@ def _description(config: ModelConfig, form: str, group: int, *, separate: bool) 
     return [np.array(sizes + more, np.int64), np.array(reals, np.float32)]
 
 
-def _packed_inputs(model: PackedModel, rotary: tuple[np.ndarray, np.ndarray]) -> list[np.ndarray]:
+def packed_inputs(model: PackedModel, rotary: tuple[np.ndarray, np.ndarray]) -> dict[str, np.ndarray]:
+    """All inputs of `csrc/op_forward.cpp` that describe packed weights, in their order."""
     names = ["embedding", "norms", *ROLES]
     names += [f"{role}_scales" for role in ROLES] if model.form in SCALED_FORMS else []
     names += ["qkv_bias"] if model.config.qkv_has_bias else []
-    return [*_description(model.config, model.form, model.group, separate=False), *rotary, *(model.arrays[name] for name in names)]
+    sizes, reals = _description(model.config, model.form, model.group, separate=False)
+    return {"sizes": sizes, "reals": reals, "cosines": rotary[0], "sines": rotary[1], **{name: model.arrays[name] for name in names}}
 
 
 def _network_inputs(network: LlamaNetwork, rotary: tuple[np.ndarray, np.ndarray]) -> list[np.ndarray]:

@@ -25,6 +25,7 @@ examples:
   codellama export CodeLlama-7b-hf --seq-length 2048 --output codellama-7b-mindir --dry-run
   codellama export CodeLlama-7b-hf --seq-length 2048 --dynamic --single --output codellama-7b-mindir
   codellama launch --ranks 2 -- export configs/codellama/predict_codellama_tiny_2p.yaml --load-checkpoint CKPT --output output/export
+  codellama export CodeLlama-7b-hf --seq-length 2048 --operators codellama-cpu --weights int8 --output codellama-7b-mindir
   codellama export --verify-only output/export
   codellama export CodeLlama-7b-hf --seq-length 256 --dtype float32 --format onnx --output codellama-onnx
 """
@@ -47,8 +48,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--seq-length", type=int, metavar="N", help="positions for prompt and answer together")
     text = "type of weights and products; bfloat16 needs --no-verify on a CPU; default: the configuration's"
     group.add_argument("--dtype", choices=("float32", "float16", "bfloat16"), help=text)
-    text = "form the matrices are held in: int8 or int4, made floating again where they are multiplied; default: the configuration's"
-    group.add_argument("--weights", choices=("auto", "float32", "int8", "int4"), help=text)
+    text = "form the matrices are held in; standard operators make int8 and int4 floating again where they are multiplied, and have no "
+    text += "bfloat16; default: the configuration's"
+    group.add_argument("--weights", choices=("auto", "float32", "bfloat16", "int8", "int4"), help=text)
     group.add_argument("--device", choices=("CPU", "Ascend"), help="where graphs are built and compared; default: the configuration's")
     text = "set a key of the YAML file; may be repeated"
     group.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", dest="overrides", help=text)
@@ -60,6 +62,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     text = "blocks of a paged cache that all rows share, one of them unused; default: every row has its own positions"
     group.add_argument("--paged-blocks", type=int, default=0, metavar="N", help=text)
     group.add_argument("--block-size", type=int, default=16, metavar="N", help="positions of a block (16)")
+    text = "standard: run wherever MindSpore does; codellama-cpu: this package's kernels, faster, on CPUs only (%(default)s)"
+    group.add_argument("--operators", choices=("standard", "codellama-cpu"), default="standard", help=text)
     text = "whose name the group of ranks has in the graphs; default: the device's"
     group.add_argument("--target", choices=("cpu", "ascend"), help=text)
     group.add_argument(
@@ -151,6 +155,7 @@ def request_of(source: Source, arguments: argparse.Namespace) -> ExportRequest:
         batch_size=source.batch_size if arguments.batch_size is None else arguments.batch_size,
         dynamic=bool(arguments.dynamic),
         single=arguments.single,
+        operators=arguments.operators,
         form="" if source.form == "auto" else source.form,
         blocks=arguments.paged_blocks,
         block_size=arguments.block_size,
@@ -166,11 +171,12 @@ def export(source: Source, request: ExportRequest, arguments: argparse.Namespace
     from mindformers_codellama.errors import raise_all
     from mindformers_codellama.export.write import check_place
     from mindformers_codellama.mindir.key import read_key
-    from mindformers_codellama.pipelines.export_model import check, export_source, sizes_of
+    from mindformers_codellama.pipelines.export_model import check, completed, export_source, sizes_of
 
     if request.key_file is not None:
         read_key(request.key_file)
     onnx = arguments.format.lower() == "onnx"
+    request = completed(source, request)
     raise_all(check(source, request, onnx=onnx))
     sizes = sizes_of(source, request)
     if arguments.dry_run:
@@ -230,6 +236,7 @@ def plan(source: Source, request: ExportRequest, sizes: ExportSizes) -> dict[str
         "rows": request.batch_size,
         "positions": source.config.seq_length,
         "dynamic": request.dynamic,
+        "operators": request.operators,
         "weights": request.form or source.config.param_init_dtype,
         "disk_per_rank": sizes.disk,
         "memory_per_rank": sizes.memory_verifying if request.verify else sizes.memory,
@@ -244,7 +251,8 @@ def plan_text(found: dict[str, Any]) -> str:
     return "\n".join(
         [
             f"{'would write':12}{found['output']}: graphs {', '.join(found['graphs'])} of {found['ranks']} rank(s)",
-            f"{'':12}{found['rows']} row(s), prompts of {shapes} {found['positions']} positions, {found['weights']}",
+            f"{'':12}{found['rows']} row(s), prompts of {shapes} {found['positions']} positions",
+            f"{'':12}weights {found['weights']}, operators {found['operators']}",
             f"{'disk':12}about {size_text(found['disk_per_rank'])} per rank",
             f"{'memory':12}at most {size_text(found['memory_per_rank'])} per rank beside MindSpore itself",
         ]

@@ -24,8 +24,8 @@ logger = logging.getLogger(__name__)
 
 ASK = "Please enter your predict data: "
 EXIT, OVER = "exit", "Task is over."
-LLAMA = ("llama", "llama2", "codellama", "common")
-"""First words of the model names whose graphs take Llama's inputs; `common` says nothing."""
+GENERAL = ("common", "llama", "llama2", "codellama")
+"""Model names that name no size, and so no tokenizer."""
 MAX_LENGTH, MAX_OUTPUT_LENGTH = 512, 128
 SAMPLING = {"top_k": 1, "top_p": 1.0, "temperature": 1.0}
 """Options that only count when tokens are drawn, and their defaults."""
@@ -122,7 +122,7 @@ def check_flags(arguments: argparse.Namespace) -> None:
     if arguments.is_sample_acceleration:
         fix = "give --is_sample_acceleration False."
         raise ConfigError("--is_sample_acceleration", "exported graphs give logits; tokens are chosen outside of them.", fix=fix)
-    if arguments.model_name.lower().split("_")[0] not in LLAMA:
+    if arguments.model_name.lower() not in GENERAL:
         from mindformers_codellama.config.families import model_facts
 
         model_facts(arguments.model_name)  # says the nearest name
@@ -174,7 +174,7 @@ def open_pipe(arguments: argparse.Namespace, folder: Path, manifest: ExportManif
     from mindformers_codellama.pipelines.mindir_lm import export_tokenizer, open_mindir
     from mindformers_codellama.pipelines.text_generation import TextGenerationPipeline
 
-    name = "" if arguments.model_name == "common" else arguments.model_name
+    name = "" if arguments.model_name.lower() in GENERAL else arguments.model_name
     tokenizer = export_tokenizer(manifest, arguments.tokenizer_path, name=name)
     place = Place(
         engine=arguments.engine,

@@ -34,6 +34,7 @@ from mindformers_codellama.export.request import ExportRequest, ExportSizes
 from mindformers_codellama.export.run import ExportReport
 from mindformers_codellama.layout.ranks import Layout
 from mindformers_codellama.mindir.files import file_sha256
+from mindformers_codellama.mindir.manifest import STANDARD
 from mindformers_codellama.mindir.protocol import FULL, INC, Signature
 from mindformers_codellama.model.llama import LlamaNetwork
 
@@ -53,12 +54,17 @@ def onnx_findings(config: ModelConfig, layout: Layout, request: ExportRequest, s
         "--single": request.single,
         "--paged-blocks": bool(request.blocks),
         "--weights": bool(request.form),
+        "--operators": request.operators != STANDARD,
         "--key-file": request.key_file is not None,
         "use_parallel": layout.ranks > 1,
     }
     for name, given in options.items():
         if given:
-            yield ConfigError(name, "is not for ONNX: its graphs have fixed shapes, floating weights and one rank.", fix="leave it out.")
+            yield ConfigError(
+                name,
+                "is not for ONNX: its graphs have standard operators, fixed shapes, floating weights and one rank.",
+                fix="leave it out.",
+            )
     if {config.compute_dtype, config.param_init_dtype, config.softmax_compute_dtype, config.rotary_dtype} != {"float32"}:
         yield ConfigError("--dtype", f"got {config.compute_dtype}; ONNX graphs are written in float32.", fix="write --dtype float32.")
     if sizes.weights > LIMIT:

@@ -7,11 +7,12 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from mindformers_codellama.checkpoint.packed_layout import slots
 from mindformers_codellama.config.model_config import ModelConfig
-from mindformers_codellama.config.weight_forms import EXPORTED_FORMS
+from mindformers_codellama.config.weight_forms import EXPORTED_FORMS, PACKED_FORMS
 from mindformers_codellama.errors import CodeLlamaError, ConfigError
 from mindformers_codellama.layout.ranks import Layout
-from mindformers_codellama.mindir.manifest import GROUPS
+from mindformers_codellama.mindir.manifest import GROUPS, KERNELS, OPERATORS, STANDARD
 from mindformers_codellama.mindir.protocol import FULL, INC, SINGLE
 from mindformers_codellama.quantization.formats import DEFAULT_GROUP, padded_columns
 
@@ -38,8 +39,12 @@ class ExportRequest:
     """Blocks of a paged cache, of which one belongs to no row; 0 gives each row its own positions."""
     block_size: int = 16
     """Positions of a block."""
+    operators: str = STANDARD
+    """One of `OPERATORS`: graphs that run wherever MindSpore does, or graphs of this package's CPU kernels."""
     form: str = ""
-    """`int8` or `int4`: how matrices are held; empty holds them in `param_init_dtype`."""
+    """`int8` or `int4` (and with the kernels `bfloat16`): how matrices are held; empty holds them in `param_init_dtype`."""
+    group: int = DEFAULT_GROUP
+    """Columns that share a scale, of int8 and int4."""
     target: str = "cpu"
     verify: bool = True
     key_file: Path | None = None
@@ -119,6 +124,8 @@ def export_sizes(config: ModelConfig, shapes: Mapping[str, tuple[int, ...]], req
         request: rows and graphs.
         degree: ranks that share each layer.
     """
+    if request.operators == KERNELS:
+        return _kernel_sizes(config, shapes, request)
     width, norm = WIDTHS[config.param_init_dtype], WIDTHS["float32"]
     sizes = [math.prod(shape) * (norm if len(shape) == 1 and "norm" in name else width) for name, shape in shapes.items()]
     heads = config.num_kv_heads // degree
@@ -136,6 +143,20 @@ def export_sizes(config: ModelConfig, shapes: Mapping[str, tuple[int, ...]], req
     )
 
 
+def _kernel_sizes(config: ModelConfig, shapes: Mapping[str, tuple[int, ...]], request: ExportRequest) -> ExportSizes:
+    """Of graphs of the kernels: weights in the kernels' layout, one pair of pools, rotary tables, no scores."""
+    tables = 2 * config.seq_length * config.head_dim * 4
+    if request.form in PACKED_FORMS:
+        arrays = slots(config, request.form, 0 if request.form == "bfloat16" else request.group)
+        weights = sum(slot.nbytes for slot in arrays.values())
+    else:
+        weights = sum(math.prod(shape) * 4 for shape in shapes.values())
+    pages = request.batch_size * -(-config.seq_length // 64)
+    head = -(-config.head_dim // 16) * 16
+    one = pages * config.num_layers * config.num_kv_heads * 64 * head * (2 if request.form else 4)
+    return ExportSizes(weights=weights, held=weights + tables, cache=2 * one, one_cache=one, graphs=GRAPH_BYTES * len(request.roles))
+
+
 def request_findings(config: ModelConfig, layout: Layout, request: ExportRequest, sizes: ExportSizes) -> Iterator[CodeLlamaError]:
     """What of a request cannot be exported."""
     if request.key_file is not None and sizes.held + sizes.cache > ENCRYPTED_LIMIT:
@@ -149,9 +170,13 @@ def request_findings(config: ModelConfig, layout: Layout, request: ExportRequest
         yield ConfigError("--target", f"got {request.target!r}.", fix=f"one of {', '.join(GROUPS)}.")
     if request.batch_size < 1:
         yield ConfigError("--batch-size", f"got {request.batch_size}, must be at least 1.")
+    if request.operators not in OPERATORS:
+        yield ConfigError("--operators", f"got {request.operators!r}.", fix=f"one of {', '.join(OPERATORS)}.")
     if request.single and not request.dynamic:
         yield ConfigError("--single", "one graph for prompts and steps has lengths that are not fixed.", fix="add --dynamic.")
-    if request.form:
+    if request.operators == KERNELS:
+        yield from _kernel_findings(config, layout, request)
+    elif request.form:
         yield from _integer_findings(config, layout, request)
     if request.blocks:
         yield from _paged_findings(config, request)
@@ -160,6 +185,31 @@ def request_findings(config: ModelConfig, layout: Layout, request: ExportRequest
     if layout.data_parallel > 1:
         problem = f"got {layout.data_parallel}; copies of the same graphs are not exported."
         yield ConfigError("parallel_config.data_parallel", problem, fix="write 1, and model_parallel: the number of ranks.")
+
+
+def _kernel_findings(config: ModelConfig, layout: Layout, request: ExportRequest) -> Iterator[CodeLlamaError]:
+    """What graphs of the kernels cannot do, each with its reason."""
+    where, what = "--operators", f"got {KERNELS}"
+    standard = f"leave out --operators, or write {STANDARD}."
+    if request.target != "cpu":
+        problem = (
+            f"{what} for the target {request.target}: these operators are a library of CPU instructions, which {request.target} cannot run."
+        )
+        yield ConfigError(where, problem, fix=standard)
+    if layout.ranks > 1:
+        yield ConfigError(where, f"{what} on {layout.ranks} ranks, but the kernels hold a whole model.", fix=standard)
+    for flag, given, reason in (
+        ("--dynamic", request.dynamic, "these graphs have fixed shapes; they read no padding, so a short prompt is a short prompt anyway"),
+        ("--paged-blocks", bool(request.blocks), "their cache is the kernels' own"),
+        ("--key-file", request.key_file is not None, "the path of the library cannot be set anew in an encrypted graph"),
+    ):
+        if given:
+            yield ConfigError(flag, f"does not go with --operators {KERNELS}: {reason}.", fix=f"leave out {flag} or --operators.")
+    if request.form and request.form not in PACKED_FORMS:
+        yield ConfigError("weights", f"got {request.form!r}.", fix=f"write auto, or one of {', '.join(PACKED_FORMS)}.")
+    if not request.form and (config.compute_dtype, config.param_init_dtype) != ("float32", "float32"):
+        problem = f"{what} for a network of {config.compute_dtype}; the kernels take float32 networks and packed weights."
+        yield ConfigError(where, problem, fix="write --dtype float32, or --weights bfloat16, int8 or int4.")
 
 
 def _integer_findings(config: ModelConfig, layout: Layout, request: ExportRequest) -> Iterator[CodeLlamaError]:

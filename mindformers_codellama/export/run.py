@@ -5,10 +5,8 @@ from __future__ import annotations
 import dataclasses
 import gc
 import logging
-import shutil
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -17,29 +15,34 @@ from typing import Any
 import mindspore as ms
 import numpy as np
 
+from mindformers_codellama.backends.fused_decoder import FusedDecoder
 from mindformers_codellama.backends.mindspore_decoder import MindSporeDecoder
+from mindformers_codellama.backends.packed_model import PackedModel
 from mindformers_codellama.config.model_config import ModelConfig
 from mindformers_codellama.config.sections_parallel import ContextSection
 from mindformers_codellama.errors import CheckpointError
 from mindformers_codellama.export.integers import Integers
+from mindformers_codellama.export.kernel_graphs import KernelGraphs, stacked
 from mindformers_codellama.export.reference import REFERENCE, Reference, compare, prompts, read_reference, run_reference, write_reference
 from mindformers_codellama.export.request import ExportRequest, ExportSizes
 from mindformers_codellama.export.retarget import retarget
+from mindformers_codellama.export.stage import STAGE, staged
+from mindformers_codellama.export.standard_graphs import StandardGraphs
 from mindformers_codellama.export.write import (
-    STAGE,
+    Graphs,
     Progress,
     RankOutput,
     build_manifest,
     check_place,
-    make_stage,
     move_out,
+    refuse_existing_export,
     remove_old,
     write_rank,
 )
 from mindformers_codellama.mindir.decoder import MindIRDecoder
 from mindformers_codellama.mindir.files import verify_files
 from mindformers_codellama.mindir.graph_engine import GraphEngine
-from mindformers_codellama.mindir.manifest import GROUPS, MANIFEST, ExportManifest, read_export_manifest, write_export_manifest
+from mindformers_codellama.mindir.manifest import GROUPS, KERNELS, MANIFEST, ExportManifest, read_export_manifest, write_export_manifest
 from mindformers_codellama.model.llama import LlamaNetwork
 from mindformers_codellama.parallel.agreement import gather, together
 from mindformers_codellama.parallel.comm import Comm
@@ -61,8 +64,11 @@ class ExportReport:
     verification: dict[str, Any]
 
 
+Build = Callable[[], LlamaNetwork | PackedModel]
+
+
 def export_network(
-    build: Callable[[], LlamaNetwork],
+    build: Build,
     request: ExportRequest,
     *,
     sizes: ExportSizes,
@@ -70,10 +76,11 @@ def export_network(
     context: ContextSection,
     progress: Progress | None = None,
 ) -> ExportReport:
-    """Write the graphs of a network, compare them with it, and give them their names. Every rank calls it.
+    """Write the graphs of a model, compare them with it, and give them their names. Every rank calls it.
 
     Args:
-        build: makes the network with its weights, cut as `comm` says and with plain operators; it is let go before graphs are loaded.
+        build: makes the network with its weights, cut as `comm` says and with plain operators, or for graphs of the kernels packed
+            weights; it is let go before graphs are loaded.
         request: what to write.
         sizes: of one rank.
         comm: this process among the ranks.
@@ -87,27 +94,13 @@ def export_network(
     others = None if comm.is_alone else comm
     folder = request.folder
     together(others, lambda: check_place(folder, sizes, force=request.force), doing=BUILDING)
-    with staged(folder, comm):
+    refuse_taken = partial(refuse_existing_export, folder, force=request.force)  # what an export that was just finished has left
+    with staged(folder, comm, check=refuse_taken):
         return _export(build, request, comm, context, progress, started)
 
 
-@contextmanager
-def staged(folder: Path, comm: Comm) -> Iterator[None]:
-    """The stage of an export is there inside, and gone afterwards; so is the folder when it stayed empty."""
-    was_there = folder.exists()
-    together(None if comm.is_alone else comm, lambda: make_stage(folder) if comm.rank == 0 else None, doing=BUILDING)
-    try:
-        yield
-    finally:
-        # on every rank: machines may have disks of their own
-        shutil.rmtree(folder / STAGE, ignore_errors=True)
-        if not was_there:
-            with suppress(OSError):
-                folder.rmdir()  # only if it is empty
-
-
 def _export(
-    build: Callable[[], LlamaNetwork],
+    build: Build,
     request: ExportRequest,
     comm: Comm,
     context: ContextSection,
@@ -131,27 +124,39 @@ def _export(
 
 
 def _ask_and_write(
-    build: Callable[[], LlamaNetwork], request: ExportRequest, comm: Comm, progress: Progress | None
+    build: Build, request: ExportRequest, comm: Comm, progress: Progress | None
 ) -> tuple[ModelConfig, Reference | None, RankOutput]:
-    """All that needs the network, which ends with this function."""
-    network = build()
-    integers = Integers(network, request.form) if request.form else None
+    """All that needs the model, which ends with this function."""
+    held, reference = _ask(build(), request)
+    others = None if comm.is_alone else comm
+    write = partial(write_rank, held, request, request.folder / STAGE, comm.rank, progress=progress)
+    output = together(others, write, doing=WRITING)
+    let_go(held.parameters().values())
+    return held.config, reference, output
+
+
+def _ask(model: LlamaNetwork | PackedModel, request: ExportRequest) -> tuple[Graphs, Reference | None]:
+    """What the model says, and then its graphs, which take the model's place."""
+    integers = Integers(model, request.form) if isinstance(model, LlamaNetwork) and request.form else None
     reference = None
     if request.verify:
-        ids_BT, lengths_B = prompts(network.config, request.batch_size, list(request.prompt_ids))
-        reference = run_reference(MindSporeDecoder(network), ids_BT, lengths_B)
+        ids_BT, lengths_B = prompts(model.config, request.batch_size, list(request.prompt_ids))
+        decoder = MindSporeDecoder(model) if isinstance(model, LlamaNetwork) else FusedDecoder(model)
+        reference = run_reference(decoder, ids_BT, lengths_B)
+    if isinstance(model, PackedModel):
+        return KernelGraphs(model, request), reference
+    if request.operators == KERNELS:
+        weights = stacked(model)
+        let_go(model.get_parameters())
+        return KernelGraphs(weights, request), reference
     if integers is not None:
         integers.put_in()
-    others = None if comm.is_alone else comm
-    write = partial(write_rank, network, request, request.folder / STAGE, comm.rank, progress=progress)
-    output = together(others, write, doing=WRITING)
-    let_go(network)
-    return network.config, reference, output
+    return StandardGraphs(model, request), reference
 
 
-def let_go(network: LlamaNetwork) -> None:
-    """Free the memory of weights: MindSpore remembers the network in what it compiled. Nothing can be computed afterwards."""
-    for parameter in network.get_parameters():
+def let_go(parameters: Iterable[ms.Parameter]) -> None:
+    """Free the memory of weights: MindSpore remembers them in what it compiled. Nothing can be computed with them afterwards."""
+    for parameter in parameters:
         parameter.set_data(ms.Tensor(np.zeros(1, np.float32)).astype(parameter.dtype), slice_shape=True)
 
 

@@ -25,30 +25,32 @@ import mindformers_codellama
 from mindformers_codellama.checkpoint.files import FileRecord, Output, require_space, sync_directory, write_problem
 from mindformers_codellama.config.model_config import ModelConfig
 from mindformers_codellama.errors import CheckpointError
-from mindformers_codellama.export.graphs import GRAPHS, CachedGraph, Caches, placeholders, signature
-from mindformers_codellama.export.paged_graphs import PAGED_GRAPHS, paged_signature
+from mindformers_codellama.export.graphs import placeholders
+from mindformers_codellama.export.kernel_graphs import KernelGraphs
 from mindformers_codellama.export.proto import DataFile, graph_proto, groups, parameter_name, point_at, write_encrypted, write_graph
 from mindformers_codellama.export.request import ExportRequest, ExportSizes
+from mindformers_codellama.export.stage import STAGE
+from mindformers_codellama.export.standard_graphs import StandardGraphs
+from mindformers_codellama.kernels.build import VERSION
+from mindformers_codellama.kernels.mindir import ROWS
 from mindformers_codellama.mindir.key import MODE, read_key
 from mindformers_codellama.mindir.manifest import (
     FOLDERS,
+    KERNELS,
     MANIFEST,
     PAGED,
+    POOLS,
     STATIC,
     ExportManifest,
     Graph,
     KVCache,
     graph_files,
 )
-from mindformers_codellama.mindir.protocol import Signature
-from mindformers_codellama.model.llama import LlamaNetwork
 
 logger = logging.getLogger(__name__)
 
-STAGE = ".export.tmp"
-OWNER = "process"
-"""File of the stage with the number of the process that writes it."""
 Progress = Callable[[int], object]
+Graphs = StandardGraphs | KernelGraphs
 
 
 @dataclass(frozen=True)
@@ -71,11 +73,11 @@ def refuse_existing_export(folder: Path, *, force: bool) -> None:
         raise CheckpointError(folder / taken[0], "exists already.", fix="give another --output (output_dir), or --force to replace it.")
 
 
-def write_rank(network: LlamaNetwork, request: ExportRequest, stage: Path, rank: int, *, progress: Progress | None = None) -> RankOutput:
+def write_rank(held: Graphs, request: ExportRequest, stage: Path, rank: int, *, progress: Progress | None = None) -> RankOutput:
     """Write graphs and weights of one rank.
 
     Args:
-        network: whole, or this rank's part.
+        held: graphs of the whole model, or of this rank's part.
         request: what to write.
         stage: folder that takes the place of the export directory.
         rank: in names of files.
@@ -84,21 +86,18 @@ def write_rank(network: LlamaNetwork, request: ExportRequest, stage: Path, rank:
     Raises:
         CheckpointError: the disk is full or not writable.
     """
-    caches = Caches(network, request.batch_size, blocks=request.blocks, block_size=request.block_size)
     if request.key_file is not None:
-        return _write_encrypted(network, caches, request, stage, rank)
+        return _write_encrypted(held, request, stage, rank)
     protos: dict[str, Any] = {}
     graphs: list[Graph] = []
     for role in request.roles:
         logger.info("rank %d: building the %s graph", rank, role)
-        spec, cell = _graph_of(role, network, caches, request)
+        spec, cell = held.graph(role)
         protos[role] = graph_proto(cell, placeholders(spec))
         data = f"{FOLDERS[role]}/rank_{rank}_variables/data_0"
         graphs.append(Graph(role=role, rank=rank, file=graph_files(role, rank)[1], data=(data,), signature=spec))
-    parameters = {one.name: one for one in (*caches.keys, *caches.values)}
-    parameters |= dict(network.parameters_and_names())
     try:
-        files = _write_files(stage, graphs, protos, parameters, progress)
+        files = _write_files(stage, graphs, protos, held.parameters(), progress)
     except OSError as error:
         raise write_problem(stage.parent, error) from error
     named = set().union(*(groups(proto) for proto in protos.values()))
@@ -106,14 +105,14 @@ def write_rank(network: LlamaNetwork, request: ExportRequest, stage: Path, rank:
     return RankOutput(tuple(graphs), files, next(iter(named), ""))
 
 
-def _write_encrypted(network: LlamaNetwork, caches: Caches, request: ExportRequest, stage: Path, rank: int) -> RankOutput:
+def _write_encrypted(held: Graphs, request: ExportRequest, stage: Path, rank: int) -> RankOutput:
     """Every graph in one encrypted file with weights of its own."""
     assert request.key_file is not None
     key = read_key(request.key_file)
-    graphs, records, group = [], [], network.part.axis.group
+    graphs, records = [], []
     for role in request.roles:
         logger.info("rank %d: building and encrypting the %s graph", rank, role)
-        spec, cell = _graph_of(role, network, caches, request)
+        spec, cell = held.graph(role)
         file = graph_files(role, rank)[0]
         try:
             record = write_encrypted(stage / file, cell, placeholders(spec), key)
@@ -121,15 +120,7 @@ def _write_encrypted(network: LlamaNetwork, caches: Caches, request: ExportReque
             raise write_problem(stage.parent, error) from error
         records.append(dataclasses.replace(record, name=file))
         graphs.append(Graph(role=role, rank=rank, file=file, data=(), signature=spec))
-    return RankOutput(tuple(graphs), tuple(records), group)
-
-
-def _graph_of(role: str, network: LlamaNetwork, caches: Caches, request: ExportRequest) -> tuple[Signature, CachedGraph]:
-    config = network.config
-    shape = {"rows": request.batch_size, "positions": config.seq_length, "vocab_size": config.vocab_size}
-    if request.blocks:
-        return paged_signature(role, block_size=request.block_size, **shape), PAGED_GRAPHS[role](network, caches)
-    return signature(role, dynamic=request.dynamic, **shape), GRAPHS[role, request.dynamic](network, caches)
+    return RankOutput(tuple(graphs), tuple(records), held.group)
 
 
 def _write_files(
@@ -215,6 +206,9 @@ def build_manifest(
         tokenizer=dict(request.tokenizer),
         stop_token_ids=request.stop_token_ids,
         versions={"mindspore": ms.__version__, "mindformers_codellama": mindformers_codellama.__version__, "numpy": np.__version__},
+        operators=request.operators,
+        kernel_version=VERSION if request.operators == KERNELS else 0,
+        entry_points=(ROWS,) if request.operators == KERNELS else (),
         verification=verification,
         reference=reference.name if reference else "",
     )
@@ -222,6 +216,8 @@ def build_manifest(
 
 def kv_cache(config: ModelConfig, request: ExportRequest) -> KVCache:
     """For the manifest."""
+    if request.operators == KERNELS:
+        return KVCache(layout=POOLS, dtype="bfloat16" if request.form else "float32")
     if request.blocks:
         return KVCache(layout=PAGED, dtype=config.compute_dtype, block_size=request.block_size, blocks=request.blocks)
     return KVCache(layout=STATIC, dtype=config.compute_dtype)
@@ -235,39 +231,6 @@ def check_place(folder: Path, sizes: ExportSizes, *, force: bool) -> None:
     """
     refuse_existing_export(folder, force=force)
     require_space(folder / STAGE, sizes.disk)
-
-
-def make_stage(folder: Path) -> Path:
-    """The folder everything is written to first; one that an interrupted export left behind is emptied.
-
-    Raises:
-        CheckpointError: not writable, or another process is exporting into it.
-    """
-    stage = folder / STAGE
-    owner = stage / OWNER
-    try:
-        if owner.is_file() and _is_alive(owner.read_text()):
-            problem = f"process {owner.read_text()} of this machine is exporting into it."
-            raise CheckpointError(folder, problem, fix="wait for it, or give another --output.")
-        shutil.rmtree(stage, ignore_errors=True)
-        stage.mkdir(parents=True)
-        owner.write_text(str(os.getpid()))
-    except OSError as error:
-        raise write_problem(folder, error) from error
-    return stage
-
-
-def _is_alive(pid: str) -> bool:
-    """Whether another process of this number runs."""
-    if not pid.isdecimal() or int(pid) == os.getpid():
-        return False
-    try:
-        os.kill(int(pid), 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
-    return True
 
 
 def remove_old(folder: Path) -> None:

@@ -1,4 +1,4 @@
-"""MindIR files that hold kernel operators: the path of the kernel library is baked into them and must be set anew where they are used.
+"""MindIR files that hold kernel operators: the path of the kernel library is baked into them, and is another one where they are used.
 
 In the file (MindSpore's protobuf `mind_ir.proto`) an operator is a primitive whose attributes are strings: `func_type` is `aot`,
 `func_name` is `/path/of/library.so:EntryPoint` and `uniq_name` the same behind `Custom__`. Seen with MindSpore 2.10.
@@ -7,14 +7,63 @@ In the file (MindSpore's protobuf `mind_ir.proto`) an operator is a primitive wh
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 from mindspore.train import mind_ir_pb2
 
-from mindformers_codellama.errors import CheckpointError
+from mindformers_codellama.errors import CheckpointError, EnvironmentFault
 from mindformers_codellama.kernels.library import library_path, load_library
+
+ROWS = "LlamaRows"
+"""Entry point of exported graphs."""
+
+
+def require_entries(names: Sequence[str], *, where: object) -> None:
+    """Raise unless this process's kernel library has these entry points.
+
+    Args:
+        names: of entry points.
+        where: what needs them, for the error.
+
+    Raises:
+        EnvironmentFault: the library cannot be used, or lacks one.
+    """
+    missing = [name for name in names if not hasattr(load_library(), name)]
+    if missing:
+        problem = f"needs the entry point {missing[0]}, which the kernel library {library_path()} does not have."
+        raise EnvironmentFault(where, problem, fix="install this package again, so that the library is built of its sources.")
+
+
+@contextmanager
+def fitted(path: Path) -> Iterator[Path]:
+    """A MindIR file whose kernel operators use this process's library: the file itself, or a copy beside it while the context is open.
+
+    The copy lies beside the file because MindSpore reads weights only below a graph's own folder.
+
+    Raises:
+        CheckpointError, EnvironmentFault: as `relocate`; a copy is needed and cannot be written.
+    """
+    model, before = _read(path)
+    _relocate_all(path, model)
+    after = model.SerializeToString()
+    if after == before:
+        yield path
+        return
+    copy = path.with_name(f".{path.stem}.{os.getpid()}{path.suffix}")
+    try:
+        copy.write_bytes(after)
+    except OSError as error:
+        copy.unlink(missing_ok=True)
+        problem = f"names a kernel library of another place, and the copy that names this one cannot be written: {error.strerror or error}."
+        raise CheckpointError(path, problem, fix="copy the export to a folder that can be written.") from error
+    try:
+        yield copy
+    finally:
+        copy.unlink(missing_ok=True)
 
 
 def relocate(path: str | Path) -> int:
@@ -33,19 +82,29 @@ def relocate(path: str | Path) -> int:
         EnvironmentFault: the kernel library cannot be used.
     """
     path = Path(path)
-    model = mind_ir_pb2.ModelProto()
-    try:
-        before = path.read_bytes()
-        model.ParseFromString(before)
-    except OSError as error:
-        raise CheckpointError(path, f"cannot be read: {error.strerror or error}.") from error
-    except DecodeError as error:
-        raise CheckpointError(path, "is no MindIR file.", fix="give the .mindir file that export wrote.") from error
-    found = sum(_relocate(path, owner) for owner in [*model.primitives, *model.graph.node, *(n for f in model.functions for n in f.node)])
+    model, before = _read(path)
+    found = _relocate_all(path, model)
     after = model.SerializeToString()
     if found and after != before:
         _replace(path, after)
     return found
+
+
+def _read(path: Path) -> tuple[Any, bytes]:
+    """The `ModelProto` of a file, and its bytes."""
+    model = mind_ir_pb2.ModelProto()
+    try:
+        content = path.read_bytes()
+        model.ParseFromString(content)
+    except OSError as error:
+        raise CheckpointError(path, f"cannot be read: {error.strerror or error}.") from error
+    except DecodeError as error:
+        raise CheckpointError(path, "is no MindIR file.", fix="give the .mindir file that export wrote.") from error
+    return model, content
+
+
+def _relocate_all(path: Path, model: Any) -> int:
+    return sum(_relocate(path, owner) for owner in [*model.primitives, *model.graph.node, *(n for f in model.functions for n in f.node)])
 
 
 def _relocate(path: Path, owner: Any) -> int:

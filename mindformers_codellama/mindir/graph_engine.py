@@ -6,9 +6,11 @@ it; so everything is checked before MindSpore sees it. Shape letters: B rows, V 
 
 from __future__ import annotations
 
+import gc
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
 import mindspore as ms
@@ -16,15 +18,21 @@ from mindspore import nn
 
 from mindformers_codellama.config.sections_parallel import ContextSection
 from mindformers_codellama.errors import CheckpointError, ClusterError, EnvironmentFault, GenerationError, first_line
+from mindformers_codellama.kernels.build import VERSION
+from mindformers_codellama.kernels.choose import VARIABLE, choose_kernels
+from mindformers_codellama.kernels.library import last_error, load_library
+from mindformers_codellama.kernels.mindir import fitted, require_entries
 from mindformers_codellama.mindir.files import verify_files
 from mindformers_codellama.mindir.key import read_key, require_key
-from mindformers_codellama.mindir.manifest import GROUPS, MANIFEST, ExportManifest, Graph, read_export_manifest
+from mindformers_codellama.mindir.manifest import GROUPS, KERNELS, MANIFEST, ExportManifest, Graph, read_export_manifest
 from mindformers_codellama.mindir.protocol import FULL, INC, Float32, Inputs, Signature, check_inputs
 from mindformers_codellama.mindir.weights import empty_caches, share
 from mindformers_codellama.parallel.comm import connect, connected
 from mindformers_codellama.runtime.context import current_device, enter_context
 
 logger = logging.getLogger(__name__)
+
+STANDARD_FIX = "export again with standard operators."
 
 
 class GraphEngine:
@@ -59,6 +67,7 @@ class GraphEngine:
         self._manifest = read_export_manifest(self.folder)
         self._cells: dict[str, nn.GraphCell] = {}
         self._rows_read = False
+        self._compiled: set[str] = set()
 
     @property
     def manifest(self) -> ExportManifest:
@@ -80,6 +89,8 @@ class GraphEngine:
         verify_files(self.folder, manifest, manifest.rank_files(self.rank), progress=self._progress)
         enter_context(self._context)
         self._check_ranks()
+        if manifest.operators == KERNELS:
+            self._start_kernels()
         full = inc = self._read(graphs[FULL])
         if graphs[INC] != graphs[FULL]:
             inc = self._read(graphs[INC])
@@ -118,13 +129,21 @@ class GraphEngine:
         where = f"{self.folder / graph.file}"
         limits = {"seq_length": model.seq_length, "vocab_size": model.vocab_size}
         arrays = check_inputs(graph.signature, inputs, where=where, kv=self._manifest.kv, **limits)
-        logits_BV: Float32 = self._cells[role](*(ms.Tensor(array) for array in arrays)).asnumpy()
+        with nullcontext() if role in self._compiled else few_objects():
+            try:
+                logits_BV: Float32 = self._cells[role](*(ms.Tensor(array) for array in arrays)).asnumpy()
+            except RuntimeError as error:
+                if self._manifest.operators != KERNELS:
+                    raise
+                raise EnvironmentFault(where, f"a kernel operator failed: {last_error() or first_line(error)}", fix=STANDARD_FIX) from error
+        self._compiled.add(role)
         return logits_BV
 
     def _read(self, graph: Graph) -> nn.GraphCell:
         path = self.folder / graph.file
         try:
-            loaded = ms.load(str(path), **({"dec_key": self._key, "dec_mode": self._manifest.encryption} if self._key else {}))
+            with fitted(path) if self._manifest.operators == KERNELS else nullcontext(path) as file:
+                loaded = ms.load(str(file), **({"dec_key": self._key, "dec_mode": self._manifest.encryption} if self._key else {}))
         except (RuntimeError, ValueError) as error:
             fix = "give the key file that export was given." if self._key else "export again: codellama export."
             problem = "cannot be decrypted with this key." if self._key else f"MindSpore cannot read it: {first_line(error)}"
@@ -140,6 +159,26 @@ class GraphEngine:
         if written.split(".")[:2] != here.split(".")[:2]:
             problem = f"was written by MindSpore {written}; this is {here}, and nothing promises that graphs fit another version."
             raise EnvironmentFault(self.folder / MANIFEST, problem, fix=f"export again here, or install mindspore=={written}.")
+
+    def _start_kernels(self) -> None:
+        """The kernel library is there, is the one the graphs were written for, and computes with this context's threads."""
+        manifest, where, device = self._manifest, self.folder / MANIFEST, current_device()
+        if device != "CPU":
+            raise EnvironmentFault(where, f"is of the CPU kernels' operators, which do not run on {device}.", fix=STANDARD_FIX)
+        if manifest.kernel_version != VERSION:
+            problem = f"needs version {manifest.kernel_version} of the kernels; this package has {VERSION}."
+            raise EnvironmentFault(where, problem, fix="export again here, or install the version that wrote it.")
+        try:
+            load_library()
+        except EnvironmentFault as error:
+            problem = f"is of the CPU kernels' operators, which cannot be used: {error.where}: {error.problem}"
+            raise EnvironmentFault(
+                where, problem, fix=f"install this package again (a C++ compiler is needed), or {STANDARD_FIX}"
+            ) from error
+        require_entries(manifest.entry_points, where=where)
+        if choose_kernels("auto", device=device, threads=self._context.runtime_num_threads) is None:
+            problem = f"is of the CPU kernels' operators, and ${VARIABLE} switches them off."
+            raise EnvironmentFault(where, problem, fix=f"unset it, or {STANDARD_FIX}")
 
     def _check_ranks(self) -> None:
         """A graph with collectives in a process that is no rank of the right job would crash it."""
@@ -158,6 +197,20 @@ class GraphEngine:
             raise ClusterError(
                 where, f"rank {self.rank} was asked for, but this process is rank {rank} of the job.", fix="give its own rank."
             )
+
+
+@contextmanager
+def few_objects() -> Iterator[None]:
+    """Hide what there is from Python's garbage collector.
+
+    MindSpore collects garbage whenever it compiles, which over all the objects of its own modules takes longer (about 70 ms) than
+    compiling these graphs does.
+    """
+    gc.freeze()
+    try:
+        yield
+    finally:
+        gc.unfreeze()
 
 
 def _place(where: Path, problem: str, fix: str) -> tuple[int, int]:

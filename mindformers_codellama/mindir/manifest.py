@@ -34,7 +34,10 @@ MANIFEST = Path("export") / "manifest.json"
 """Below the export directory."""
 FOLDERS = {FULL: "mindir_full_checkpoint", INC: "mindir_inc_checkpoint", SINGLE: "mindir_full_checkpoint"}
 """Role of a graph to its folder below the export directory, as MindFormers 1.0 names them."""
-STATIC, PAGED = "static", "paged"
+STATIC, PAGED, POOLS = "static", "paged", "pools"
+STANDARD, KERNELS = "standard", "codellama-cpu"
+OPERATORS = (STANDARD, KERNELS)
+"""What graphs are made of: MindSpore's own operators, or those of this package's CPU kernels."""
 GROUPS = {"cpu": "mccl_world_group", "ascend": "hccl_world_group"}
 """Target to the name that graphs give to the group of all ranks."""
 REMAKE = "export again: codellama export."
@@ -42,10 +45,11 @@ REMAKE = "export again: codellama export."
 
 @dataclass(frozen=True, kw_only=True)
 class KVCache:
-    """Where keys and values live: Parameters in the graph, one pair per layer, named `key_past.N...` and `value_past.N...`."""
+    """Where keys and values live: Parameters in the graph, named `key_past.N...` and `value_past.N...`, one pair per layer or for all."""
 
     layout: str
-    """`static`: `(B, K, S, H)`, a row of positions for each row. `paged`: `(blocks, block size, K, H)`, rows take blocks."""
+    """`static`: `(B, K, S, H)`, a row of positions for each row. `paged`: `(blocks, block size, K, H)`, rows take blocks.
+    `pools`: the CPU kernels' own, all layers in one pair."""
     dtype: str
     block_size: int = 0
     """Positions of a block; 0 when static."""
@@ -106,6 +110,12 @@ class ExportManifest:
     """Ids that end an answer."""
     versions: Mapping[str, str]
     """`mindspore` and `mindformers_codellama` that wrote the graphs."""
+    operators: str = STANDARD
+    """One of `OPERATORS`."""
+    kernel_version: int = 0
+    """Of the kernel library's entry points (`kernels.build.VERSION`); 0 with standard operators."""
+    entry_points: tuple[str, ...] = ()
+    """Of the kernel library that the graphs call."""
     verification: Mapping[str, Any]
     """`verified` True with the numbers found, or False with the `reason`."""
 
@@ -242,6 +252,9 @@ def _manifest(values: Mapping[str, Any]) -> ExportManifest:
         tokenizer=dict(values["tokenizer"]),
         stop_token_ids=tuple(map(int, values["stop_token_ids"])),
         versions=dict(values["versions"]),
+        operators=str(values.get("operators", STANDARD)),
+        kernel_version=int(values.get("kernel_version", 0)),
+        entry_points=tuple(map(str, values.get("entry_points", ()))),
         verification=dict(values["verification"]),
         reference=str(values["reference"]),
     )
@@ -260,7 +273,8 @@ def _check(path: Path, manifest: ExportManifest) -> None:
         (any(role not in ROLES for role in roles) or (SINGLE in roles and not manifest.single), f"has graphs {', '.join(roles)}"),
         (named != {file.name for file in manifest.files}, "does not have size and sha256 of just the files it names"),
         (any(Path(name).is_absolute() or ".." in Path(name).parts for name in named), "names files outside its directory"),
-        (manifest.kv.layout not in (STATIC, PAGED), f"has a cache of layout {manifest.kv.layout!r}"),
+        (manifest.operators not in OPERATORS, f"has operators {manifest.operators!r}"),
+        (manifest.kv.layout not in (STATIC, PAGED, POOLS), f"has a cache of layout {manifest.kv.layout!r}"),
         (manifest.target not in GROUPS, f"has the target {manifest.target!r}"),
     ]
     for wrong, text in problems:

@@ -13,7 +13,7 @@ from mindformers_codellama.mindir.decoder import Fit, MindIRDecoder, any_size
 from mindformers_codellama.mindir.files import export_folder, graph_of_file
 from mindformers_codellama.mindir.lite_engine import LiteEngine, LitePlace
 from mindformers_codellama.mindir.lite_ini import read_pair
-from mindformers_codellama.mindir.manifest import MANIFEST, ExportManifest, read_export_manifest
+from mindformers_codellama.mindir.manifest import MANIFEST, STANDARD, ExportManifest, read_export_manifest
 from mindformers_codellama.mindir.protocol import FULL, INC, SINGLE, MindIREngine
 
 GRAPH, LITE = "graph", "lite"
@@ -88,6 +88,7 @@ def open_engine(folder: Path, place: Place, *, progress: Callable[[int], object]
         raise ConfigError("--engine", f"{place.engine!r} is no engine.", fix=fix)
     key = place.key_file or None
     if place.engine == LITE:
+        _require_standard(folder)
         ini = read_pair(place.config_path) if place.config_path else None
         group = Path(place.group_info_file).expanduser() if place.group_info_file else None
         if group is not None and not group.is_file():
@@ -100,6 +101,12 @@ def open_engine(folder: Path, place: Place, *, progress: Callable[[int], object]
     from mindformers_codellama.mindir.graph_engine import GraphEngine  # which imports MindSpore
 
     return GraphEngine(folder, rank=place.rank_id, context=place.context, key_file=key, progress=progress)
+
+
+def _require_standard(folder: Path) -> None:
+    if read_export_manifest(folder).operators != STANDARD:
+        problem = "is of the CPU kernels' operators, which MindSpore Lite does not have."
+        raise CheckpointError(folder / MANIFEST, problem, fix="give --engine graph, or export again with standard operators.")
 
 
 def open_decoder(engine: MindIREngine, *, dynamic: bool | None = None) -> MindIRDecoder:

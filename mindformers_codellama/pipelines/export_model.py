@@ -7,7 +7,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from mindformers_codellama.checkpoint.packed_manifest import packed_folder
+from mindformers_codellama.checkpoint.load import compare_configs
+from mindformers_codellama.checkpoint.open import open_checkpoint
+from mindformers_codellama.checkpoint.packed_manifest import packed_folder, read_packed_manifest
+from mindformers_codellama.checkpoint.packed_model import PackedModel
 from mindformers_codellama.checkpoint.start import load_weights
 from mindformers_codellama.config.sections_parallel import ContextSection
 from mindformers_codellama.errors import ClusterError, CodeLlamaError, ConfigError, raise_all
@@ -16,16 +19,18 @@ from mindformers_codellama.export.request import LONG, ExportRequest, ExportSize
 from mindformers_codellama.export.run import ExportReport, export_network, verify_again
 from mindformers_codellama.export.write import Progress
 from mindformers_codellama.kernels.choose import choose_kernels
+from mindformers_codellama.kernels.mindir import ROWS, require_entries
 from mindformers_codellama.layout.cuts import ModelLayout
 from mindformers_codellama.layout.ranks import Layout
 from mindformers_codellama.mindir.files import file_sha256
-from mindformers_codellama.mindir.manifest import MANIFEST, read_export_manifest
+from mindformers_codellama.mindir.manifest import KERNELS, MANIFEST, read_export_manifest
 from mindformers_codellama.model.llama import LlamaNetwork
 from mindformers_codellama.parallel.agreement import together
 from mindformers_codellama.parallel.comm import connect, join, require_started
 from mindformers_codellama.pipelines.causal_lm import existing
 from mindformers_codellama.pipelines.open_model import Source
 from mindformers_codellama.pipelines.ranks import ONE, Ranks, degree_findings, join_ranks
+from mindformers_codellama.pipelines.weight_form import open_fitting, packed_from
 from mindformers_codellama.runtime.context import current_device, enter_context
 from mindformers_codellama.runtime.dtypes import dtype_findings
 from mindformers_codellama.text.auto import AutoTokenizer
@@ -35,6 +40,23 @@ logger = logging.getLogger(__name__)
 
 PROMPT = "def bubble_sort(arr):\n"
 """What graphs and model are asked when they are compared."""
+
+
+def completed(source: Source, request: ExportRequest) -> ExportRequest:
+    """The request with the form of packed weights, which graphs of the kernels take as they are.
+
+    Raises:
+        ConfigError: another form was asked for.
+        CheckpointError: what is wrong with the directory.
+    """
+    folder = packed_folder(source.weights) if source.weights and request.operators == KERNELS else None
+    if folder is None:
+        return request
+    manifest = read_packed_manifest(folder)
+    if request.form not in ("", manifest.form):
+        problem = f"got {request.form}, but {folder} holds {manifest.form}; packing it again would add the errors of both."
+        raise ConfigError("weights", problem, fix="leave it out, or give the original checkpoint.")
+    return replace(request, form=manifest.form, group=manifest.group)
 
 
 def sizes_of(source: Source, request: ExportRequest) -> ExportSizes:
@@ -49,7 +71,7 @@ def export_source(source: Source, request: ExportRequest, *, onnx: bool = False,
 
     Args:
         source: what to export.
-        request: how.
+        request: how; `completed`.
         onnx: write ONNX files instead of MindIR.
         progress: as `export_network`.
 
@@ -62,9 +84,11 @@ def export_source(source: Source, request: ExportRequest, *, onnx: bool = False,
     require_started(source.layout)
     enter_context(replace(source.context, mode=0))
     choose_kernels("off", device=source.context.device_target)
-    if request.verify:
+    if request.operators == KERNELS:
+        require_entries((ROWS,), where="--operators")
+    elif request.verify:
         raise_all(unverifiable(source))
-    if source.config.seq_length > LONG and not request.dynamic and not onnx:
+    if source.config.seq_length > LONG and not request.dynamic and not onnx and request.operators != KERNELS:
         logger.warning(
             "every prompt will be computed over all %d positions, however short it is: give --seq-length or --dynamic.",
             source.config.seq_length,
@@ -78,7 +102,7 @@ def export_source(source: Source, request: ExportRequest, *, onnx: bool = False,
         return replace(report, verification=with_text(report.verification, words))
     ranks = join_ranks(source.config, source.layout, vocabulary_cut=source.vocabulary_cut, strategy=source.strategy)
     report = export_network(
-        lambda: build_network(source, ranks),
+        lambda: build_model(source, request, ranks),
         request,
         sizes=sizes_of(source, request),
         comm=ranks.comm,
@@ -98,8 +122,8 @@ def check(source: Source, request: ExportRequest, *, onnx: bool = False) -> list
     if not source.weights:
         fix = "set load_checkpoint (or model.model_config.checkpoint_name_or_path), or give --load-checkpoint."
         found.append(ConfigError("load_checkpoint", "there are no weights to export.", fix=fix))
-    elif packed_folder(source.weights) is not None:
-        fix = "give the checkpoint it was made from, and --weights int8 or int4: the same integers are written."
+    elif packed_folder(source.weights) is not None and request.operators != KERNELS:
+        fix = f"add --operators {KERNELS}; or give the checkpoint it was made from, and --weights int8 or int4 for the same integers."
         found.append(ConfigError(source.weights, "holds packed weights in the order of the CPU kernels.", fix=fix))
     return found
 
@@ -111,6 +135,19 @@ def unverifiable(source: Source) -> list[CodeLlamaError]:
         ConfigError(error.where, error.problem, fix=error.fix + flag)
         for error in dtype_findings(source.config, current_device(), kernels=False)
     ]
+
+
+def build_model(source: Source, request: ExportRequest, ranks: Ranks) -> LlamaNetwork | PackedModel:
+    """The network, or for graphs of the kernels in another form than float32 packed weights."""
+    if request.operators != KERNELS or not request.form:
+        return build_network(source, ranks)
+    path = existing(source.weights)
+    folder = packed_folder(path)
+    if folder is not None:
+        return open_fitting(folder, source.config, request.form).model(source.config)
+    reader = open_checkpoint(path)
+    compare_configs(reader, source.config)
+    return packed_from(reader, source.config, request.form)
 
 
 def build_network(source: Source, ranks: Ranks) -> LlamaNetwork:

@@ -14,7 +14,8 @@ from export_case import CONTEXT, export, opened, rewrite
 from mindformers_codellama.checkpoint.files import FileRecord
 from mindformers_codellama.errors import CheckpointError, ClusterError, EnvironmentFault
 from mindformers_codellama.export.run import verify_again
-from mindformers_codellama.export.write import make_stage
+from mindformers_codellama.export.stage import STAGE, lock_folder, staged
+from mindformers_codellama.export.write import refuse_existing_export
 from mindformers_codellama.mindir.decoder import MindIRDecoder
 from mindformers_codellama.mindir.files import file_sha256
 from mindformers_codellama.mindir.graph_engine import GraphEngine
@@ -197,14 +198,26 @@ def test_weights_that_are_not_numbers(copied):
 
 
 def test_two_exports_into_one_folder(tmp_path):
-    """The second one stops; what a dead one left behind is emptied."""
-    stage = tmp_path / ".export.tmp"
-    stage.mkdir()
-    (stage / "process").write_text(str(os.getppid()))
-    (stage / "half").write_text("x")
-    with pytest.raises(CheckpointError, match=rf"process {os.getppid()} of this machine is exporting into it"):
+    """The second one stops and touches nothing; what a dead one left behind goes, and so does the lock."""
+    (tmp_path / STAGE).mkdir()
+    (tmp_path / STAGE / "half").write_text("x")
+    lock = lock_folder(tmp_path)
+    with pytest.raises(CheckpointError, match="another process is exporting into it"):
         export(tmp_path, verify=False)
-    assert (stage / "half").exists()
-    (stage / "process").write_text("999999999")
-    assert make_stage(tmp_path) == stage
-    assert [path.name for path in stage.iterdir()] == ["process"]
+    assert (tmp_path / STAGE / "half").exists()
+    os.close(lock)
+    with staged(tmp_path, SINGLE, check=lambda: None):
+        assert not list((tmp_path / STAGE).iterdir())
+    os.close(lock_folder(tmp_path))
+    assert not list(tmp_path.iterdir())
+
+
+def test_an_export_that_has_just_been_finished_is_not_written_over(tmp_path):
+    """The names are looked at again by whoever waited for the lock."""
+    (tmp_path / "mindir_full_checkpoint").mkdir()
+    with (
+        pytest.raises(CheckpointError, match="exists already"),
+        staged(tmp_path, SINGLE, check=lambda: refuse_existing_export(tmp_path, force=False)),
+    ):
+        pass
+    os.close(lock_folder(tmp_path))

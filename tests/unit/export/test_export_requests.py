@@ -15,6 +15,7 @@ from mindformers_codellama.export.request import ExportRequest, export_sizes, re
 from mindformers_codellama.layout.cuts import ModelLayout
 from mindformers_codellama.layout.ranks import Layout
 from mindformers_codellama.mindir.key import read_key
+from mindformers_codellama.mindir.manifest import KERNELS
 
 CONFIG = ModelConfig(
     vocab_size=100, hidden_size=64, num_layers=2, num_heads=4, num_kv_heads=2, intermediate_size=96, seq_length=64, max_position=64
@@ -56,6 +57,13 @@ def test_sizes_are_those_of_the_tensors():
         ({"blocks": 40, "block_size": 16, "dynamic": True}, ONE, "no paged cache"),
         ({"form": "bfloat16"}, ONE, "got 'bfloat16', which is no form of exported weights"),
         ({"form": "int8"}, Layout(model_parallel=2), "got 'int8' on 2 ranks"),
+        ({"operators": "kernel"}, ONE, "--operators: got 'kernel'. Fix: one of standard, codellama-cpu"),
+        ({"operators": KERNELS, "target": "ascend"}, ONE, "for the target ascend: these operators are a library of CPU instructions"),
+        ({"operators": KERNELS}, Layout(model_parallel=2), "on 2 ranks, but the kernels hold a whole model"),
+        ({"operators": KERNELS, "dynamic": True}, ONE, "--dynamic: does not go with --operators codellama-cpu: these graphs have fixed"),
+        ({"operators": KERNELS, "blocks": 9}, ONE, "--paged-blocks: does not go with --operators codellama-cpu"),
+        ({"operators": KERNELS, "key_file": Path("k")}, ONE, "--key-file: does not go with --operators codellama-cpu"),
+        ({"operators": KERNELS, "form": "int3"}, ONE, "weights: got 'int3'. Fix: write auto, or one of bfloat16, int8, int4"),
         ({"key_file": Path("k"), "target": "ascend"}, Layout(model_parallel=2), "got 'ascend': encrypted graphs of several ranks"),
     ],
 )

@@ -100,6 +100,7 @@ def test_options_of_drawing_without_drawing_are_told(export, capsys, caplog):
         (("--is_sample_acceleration", "True"), "tokens are chosen outside"),
         (("--model_name", "glm2"), "is not in the model registry"),
         (("--model_name", "codelama_7b"), "did you mean codellama_7b?"),
+        (("--model_name", "codellama_99b"), "'codellama_99b' is not in the model registry. Fix: did you mean codellama_"),
         (("--batch_size", "0"), "--batch_size: got 0, must be at least 1"),
         (("--batch_size", "3"), "the graphs were exported for 2"),
         (("--generated_time", "2"), "repeats --predict_data, which is empty"),
