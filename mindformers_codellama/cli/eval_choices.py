@@ -5,7 +5,8 @@ from __future__ import annotations
 import argparse
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from contextlib import nullcontext
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -30,6 +31,7 @@ from mindformers_codellama.evaluation.choices.summary import (
 )
 
 if TYPE_CHECKING:
+    from mindformers_codellama.parallel.comm import Comm
     from mindformers_codellama.pipelines.open_model import OpenedModel
 
 SUBMISSION = "submission.json"
@@ -60,7 +62,9 @@ def add_choice_arguments(parser: argparse.ArgumentParser, suite: Suite) -> None:
     group.add_argument(
         "--output", type=Path, required=True, metavar="DIR", help=f"holds {CACHE} and the summaries; run again, it is gone on with"
     )
-    add_opening_arguments(parser)
+    group = add_opening_arguments(parser)
+    line = "ranks that hold the model together, started with codellama launch; default: the configuration's, else 1"
+    group.add_argument("--world-size", type=int, metavar="N", help=line)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -85,22 +89,27 @@ def run_choices(arguments: argparse.Namespace, suite: Suite) -> int:
         print(f"{len(task.questions)} of {len(task.exam.questions)} questions in {len({one.subject for one in task.questions})} subjects")
         print(f"{len(task.questions) - len(task.missing)} are answered, {len(task.missing)} would be asked in {arguments.output}")
         return 0
-    opened = open_from(arguments, alone="eval")
+    opened = open_from(arguments)
     made, given = answer_missing(arguments, task, opened)
-    if not task.exam.has_answers:
-        write_json(arguments.output / SUBMISSION, submission(task.questions, given))
-        done = {"suite": suite.name, "split": task.exam.split, "questions": len(task.questions), "made": made}
-        write_json(arguments.output / REPORT, done)
-        sentence = f"{len(task.questions)} answers are in {arguments.output / SUBMISSION}; the right ones are not in these files."
-        print(json.dumps(done) if arguments.as_json else sentence)
-        return 0
-    found = scores(task.exam, task.questions, given)
-    result = report(task.exam, task.questions, given, made, model=opened.name)
-    write_json(arguments.output / SUBJECTS, subjects_summary(found))
-    write_json(arguments.output / CLASSES, classes_summary(found))
-    write_json(arguments.output / REPORT, result)
-    print(json.dumps(result) if arguments.as_json else told(result))
+    if opened.comm.rank == 0:
+        tell(arguments, task, given, made, model=opened.name)
     return 0
+
+
+def tell(arguments: argparse.Namespace, task: Task, given: Mapping[int, Given], made: Mapping[str, Any], *, model: str) -> None:
+    """Write and print the averages, or the submission when the right answers are not known."""
+    if task.exam.has_answers:
+        found = scores(task.exam, task.questions, given)
+        write_json(arguments.output / SUBJECTS, subjects_summary(found))
+        write_json(arguments.output / CLASSES, classes_summary(found))
+        result = report(task.exam, task.questions, given, made, model=model)
+        sentence = told(result)
+    else:
+        write_json(arguments.output / SUBMISSION, submission(task.questions, given))
+        result = {"suite": task.exam.suite.name, "split": task.exam.split, "questions": len(task.questions), "made": dict(made)}
+        sentence = f"{len(task.questions)} answers are in {arguments.output / SUBMISSION}; the right ones are not in these files."
+    write_json(arguments.output / REPORT, result)
+    print(json.dumps(result) if arguments.as_json else sentence)
 
 
 def read_task(arguments: argparse.Namespace, suite: Suite) -> Task:
@@ -110,7 +119,7 @@ def read_task(arguments: argparse.Namespace, suite: Suite) -> Task:
         ConfigError: options out of range, subjects that are not there.
         DataError: the data, or answers that are not of it.
     """
-    for name, least in (("limit", 1), ("batch_size", 1), ("max_new_tokens", 1), ("shots", 0)):
+    for name, least in (("limit", 1), ("batch_size", 1), ("max_new_tokens", 1), ("shots", 0), ("world_size", 1)):
         value = getattr(arguments, name)
         if value is not None and value < least:
             raise ConfigError(f"--{name.replace('_', '-')}", f"got {value}, must be at least {least}.")
@@ -121,8 +130,9 @@ def read_task(arguments: argparse.Namespace, suite: Suite) -> Task:
 
 
 def answer_missing(arguments: argparse.Namespace, task: Task, opened: OpenedModel) -> tuple[dict[str, Any], dict[int, Given]]:
-    """Ask what is not answered yet; how it is done, and all answers."""
+    """Ask what is not answered yet; how it is done, and all answers. Every rank asks, the first writes."""
     from mindformers_codellama.config.generation import GenerationConfig
+    from mindformers_codellama.parallel.agreement import together
 
     config = GenerationConfig(
         max_new_tokens=arguments.max_new_tokens,
@@ -140,9 +150,19 @@ def answer_missing(arguments: argparse.Namespace, task: Task, opened: OpenedMode
         batch_size=arguments.batch_size or opened.batch_size,
     )
     made = settings(arguments, task, opened, asking)
-    keep_settings(arguments.output / SETTINGS, made, begun=bool(task.there))
-    missing = task.missing
-    with bar("question", arguments) as show, stopping_on_interrupt() as should_stop:
+    comm = None if opened.comm.is_alone else opened.comm
+    folder = arguments.output if opened.comm.rank == 0 else None
+    task = agreed(task, comm)
+    missing, begun = task.missing, bool(task.there)
+
+    def keep() -> None:
+        if folder is not None:
+            keep_settings(folder / SETTINGS, made, begun=begun)
+
+    together(comm, keep, doing="looking at earlier answers")
+    # one of several ranks must not stop before the others: an interrupt ends all of them
+    stopping = stopping_on_interrupt() if comm is None else nullcontext()
+    with bar("question", arguments) as show, stopping as should_stop:
         count = [len(task.questions) - len(missing)]
         show(count[0], len(task.questions))
 
@@ -150,8 +170,23 @@ def answer_missing(arguments: argparse.Namespace, task: Task, opened: OpenedMode
             count[0] += new
             show(count[0], len(task.questions))
 
-        given = ask(asking, task.exam, missing, arguments.output, on_answers=on_answers, should_stop=should_stop)
+        given = ask(asking, task.exam, missing, folder, on_answers=on_answers, should_stop=should_stop)
     return made, {**task.there, **given}
+
+
+def agreed(task: Task, comm: Comm | None) -> Task:
+    """The task with what the first rank has answered: another machine may not see its folder, and must not ask other questions.
+
+    Raises:
+        ConfigError: the ranks have other data, or were asked for other questions.
+    """
+    from mindformers_codellama.parallel.agreement import gather
+
+    mine = (task.exam.sha256, [question.number for question in task.questions])
+    found = gather(comm, (mine, task.there), doing="agreeing on the questions")
+    if any(theirs != mine for theirs, _ in found):
+        raise ConfigError("--data", "is not the same on every rank, or other questions are asked for.", fix="start every rank alike.")
+    return replace(task, there=found[0][1])
 
 
 def settings(arguments: argparse.Namespace, task: Task, opened: OpenedModel, asking: Asking) -> dict[str, Any]:

@@ -30,7 +30,7 @@ def model_settings(arguments: argparse.Namespace, opened: OpenedModel, config: G
         opened: the model.
         config: every option of generation; None when nothing is generated.
     """
-    names = ("load_checkpoint", "tokenizer", "dtype", "weights", "device", "overrides", "seq_length")
+    names = ("load_checkpoint", "tokenizer", "dtype", "weights", "device", "overrides", "seq_length", "adapter")
     made: dict[str, Any] = {
         "model": arguments.model,
         "name": opened.name,

@@ -135,6 +135,7 @@ def open_from(arguments: argparse.Namespace, *, alone: str = "", infills: bool =
         weights=arguments.weights,
         device=arguments.device,
         overrides=arguments.overrides,
+        world_size=getattr(arguments, "world_size", None),
         alone=alone,
         infills=infills,
     )

@@ -18,7 +18,7 @@ from mindformers_codellama.config.read import read_run
 from mindformers_codellama.config.sections import RunConfig
 from mindformers_codellama.errors import CodeLlamaError, ConfigError, raise_all
 
-RANK_COMMANDS = ("run", "train", "finetune", "evaluate", "predict", "export", "infer", "performance")
+RANK_COMMANDS = ("run", "train", "finetune", "evaluate", "eval", "predict", "export", "infer", "performance")
 """Commands of this program that ranks can run."""
 PROJECT = Path(__file__).resolve().parents[2]
 ENTRY = "run_mindformer.py"
@@ -118,6 +118,8 @@ def _own(given: Sequence[str]) -> Command:
 
     arguments = parse(build_parser([given[0]]), given)
     config = _configuration(given[0], arguments)
+    if given[0] == "eval":
+        _require_ranks_of_eval(arguments, config)
     words = (sys.executable, "-m", "mindformers_codellama.cli.main", *given)
     return Command(words=words, name=given[0], config=config, device_target=config.context.device_target if config else "")
 
@@ -133,6 +135,14 @@ def _configuration(name: str, arguments: argparse.Namespace) -> RunConfig | None
         return None  # --world-size, or the exported graphs, say how the ranks share the model
     path = arguments.config if name == "evaluate" else arguments.model or ""  # export --verify-only names no model
     return read_run(path, overrides=arguments.overrides) if Path(path).suffix in (".yaml", ".yml") else None
+
+
+def _require_ranks_of_eval(arguments: argparse.Namespace, config: RunConfig | None) -> None:
+    """Refuse suites and models that every rank would evaluate for itself, into the same files."""
+    if not hasattr(arguments, "world_size"):
+        raise ConfigError(f"eval {arguments.suite}", "is not for several ranks.", fix="start it without codellama launch.")
+    if arguments.world_size is None and (config is None or not config.use_parallel):
+        raise ConfigError("--world-size", "is missing: it says how the ranks share the model.", fix="--world-size N, as many as ranks.")
 
 
 def _foreign(given: Sequence[str]) -> Command:

@@ -104,6 +104,7 @@ def open_model(  # noqa: PLR0913 - what a person may say about a model, all name
     weights: str | None = None,
     device: str | None = None,
     overrides: Sequence[str] = (),
+    world_size: int | None = None,
     alone: str = "",
     infills: bool = False,
 ) -> OpenedModel:
@@ -119,6 +120,7 @@ def open_model(  # noqa: PLR0913 - what a person may say about a model, all name
         weights: form the weights are held in, as the key `weights`; None is the source's.
         device: `CPU` or `Ascend`; else the YAML file's, or the CPU.
         overrides: `key=value` for a YAML file.
+        world_size: ranks that hold the model together, at least 1; else the YAML file's layout, or one.
         alone: what it is for, when that is refused on several ranks.
         infills: refuse a model that cannot fill in the middle, before its weights are read.
 
@@ -129,6 +131,8 @@ def open_model(  # noqa: PLR0913 - what a person may say about a model, all name
     found = dataclasses.replace(find_source(source, overrides), infills=infills)
     if infills:
         require_trained_infilling(found.config, found.name)
+    if world_size is not None:
+        found = dataclasses.replace(found, layout=Layout(model_parallel=world_size))
     if alone and found.layout.ranks > 1:
         problem = f"asks for {found.layout.ranks} ranks (layout {found.layout}), but {alone} needs one process."
         fix = "--set use_parallel=False, or give `codellama predict` the prompts as arguments or in a file."

@@ -94,7 +94,7 @@ dataset() { # full_NAME [SHOTS] BATCH MODEL ...
     words=("${words[@]:1}")
     take_tail
     [[ " ${flags[*]} " == *" --data "* ]] || data=(--data "$(data_of "$name")")
-    [ "$chips" = 1 ] || echo "run.sh: $chips chips are named; datasets are asked of one process." >&2
+    [ "$chips" = 1 ] || echo "run.sh: $chips chips are named; one process holds the model (over ranks: docs/multiple_choice.md)." >&2
     export PYTHONPATH="$root${PYTHONPATH:+:$PYTHONPATH}"
     # shellcheck disable=SC2046 # two words
     exec "$python" -m mindformers_codellama.cli.main eval "$suite" "$weights" "${data[@]}" --batch-size "$batch" "${shots[@]}" \

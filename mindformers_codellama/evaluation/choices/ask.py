@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -40,7 +41,7 @@ def ask(
     asking: Asking,
     exam: Exam,
     questions: Sequence[Question],
-    folder: Path,
+    folder: Path | None,
     *,
     on_answers: Callable[[int], object] | None = None,
     should_stop: Callable[[], bool] | None = None,
@@ -54,7 +55,7 @@ def ask(
         asking: the model.
         exam: holds the examples.
         questions: those to ask.
-        folder: of `Records`.
+        folder: of `Records`; None writes nothing, as on ranks but the first.
         on_answers: told how many were written.
         should_stop: asked before every batch; those in the making are then lost.
 
@@ -69,12 +70,13 @@ def ask(
     letters = letter_ids(exam, asking.tokenizer) if asking.by == LOGIT else ()
     found: dict[int, Given] = {}
     prompts = (fitted(exam, question, asking.tokenizer, asking.room) for question in questions)
-    with Records(folder) as records:
+    with Records(folder) if folder is not None else nullcontext() as records:
         for batch in _batches(prompts, asking.batch_size):
             if should_stop is not None and should_stop():
                 raise KeyboardInterrupt
             answers = _answers(asking, batch, letters, should_stop)
-            records.add(zip(batch, answers, strict=True))
+            if records is not None:
+                records.add(zip(batch, answers, strict=True))
             found |= {prompt.question.number: Given.of(prompt, answer) for prompt, answer in zip(batch, answers, strict=True)}
             if on_answers is not None:
                 on_answers(len(batch))
