@@ -6,6 +6,7 @@ layer W `(O, I)` is added to it as `scale B A`. Source: peft docs, developer gui
 
 from __future__ import annotations
 
+import logging
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -25,14 +26,15 @@ from mindformers_codellama.checkpoint.files import FileRecord, staged_directory
 from mindformers_codellama.checkpoint.safetensors_format import read_safetensors, write_safetensors
 from mindformers_codellama.checkpoint.tensors import ComputedTensor, LazyTensor
 from mindformers_codellama.checkpoint.torch_format import read_torch
-from mindformers_codellama.checkpoint.weight_map import Sizes, expected_shapes, to_ours, to_theirs
-from mindformers_codellama.config.model_config import ModelConfig
+from mindformers_codellama.checkpoint.weight_map import to_ours, to_theirs
 from mindformers_codellama.errors import CheckpointError, CodeLlamaError, raise_all
+
+logger = logging.getLogger(__name__)
 
 WEIGHTS_FILE = "adapter_model.safetensors"
 TORCH_FILE = "adapter_model.bin"
 PREFIX = "base_model.model."
-_NAME = re.compile(r"base_model\.model\.(?P<module>.+)\.lora_(?P<side>[AB])\.weight")
+_NAME = re.compile(r"base_model\.model\.(?P<module>.+)\.(?:lora_(?P<side>[AB])|base_layer)\.weight")
 
 
 @dataclass(frozen=True)
@@ -87,6 +89,8 @@ def read_adapter(path: str | Path) -> Adapter:
         if match is None or ours is None or ours.endswith(("norm.weight", "norm_out.weight", "embedding_weight")):
             fix = "an adapter of attention, feed-forward and head of a Llama is needed."
             problems.append(CheckpointError(f"{file}: {name}", "belongs to no linear layer of a Llama.", fix=fix))
+        elif match["side"] is None:  # PEFT saves the head as it is with an adapter for the head
+            logger.info("%s: left out %s, the model's own weight", file, name)
         elif tensor.dtype not in WEIGHT_DTYPES:
             problems.append(CheckpointError(f"{file}: {name}", f"is {tensor.dtype}, not a floating type."))
         else:
@@ -123,16 +127,19 @@ def write_adapter(path: Path, config: AdapterConfig, weights: Mapping[str, LowRa
     return record
 
 
-def require_fits(adapter: Adapter, config: ModelConfig) -> None:
+def require_fits(adapter: Adapter, shapes: Mapping[str, tuple[int, ...]]) -> None:
     """Refuse an adapter of another model.
+
+    Args:
+        adapter: what is to be added.
+        shapes: of the model's weights, by our names.
 
     Raises:
         CheckpointError: modules the model has not, or shapes of other sizes; all at once.
     """
-    shapes = expected_shapes(Sizes.of(config))
     missing = [_module(name) for name in adapter.weights if name not in shapes]
     if missing:
-        problem = f"is an adapter for {len(missing)} modules this model of {config.num_layers} layers has not: {first_of(missing)}."
+        problem = f"is an adapter for {len(missing)} modules this model has not: {first_of(missing)}."
         raise CheckpointError(adapter.path, problem, fix=_base_fix(adapter))
     wrong = [
         f"{_module(name)} is {list(pair.shape)} in the adapter and {list(shapes[name])} in the model"

@@ -13,6 +13,8 @@ from typing import Any
 
 from tqdm import tqdm
 
+from mindformers_codellama.checkpoint.adapter_format import read_adapter
+from mindformers_codellama.checkpoint.adapter_merge import merged_weights
 from mindformers_codellama.checkpoint.ckpt_format import write_ckpt
 from mindformers_codellama.checkpoint.directories import MAX_SHARD_BYTES, TOKENIZER_FILES, Companions, hf_files, write_hf, write_ours
 from mindformers_codellama.checkpoint.dtypes import WEIGHT_DTYPES
@@ -44,6 +46,8 @@ class Options:
     """Tokenizer file or directory to copy into a directory."""
     rotary_pairs: Path | None = None
     """Meta's params.json of a .ckpt of MindFormers before 0.6, whose wq and wk are in Meta's order."""
+    adapter: Path | None = None
+    """Directory of a low-rank adapter to add to the weights."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -102,6 +106,8 @@ def convert(
     weights, left_out = model_weights(reader, model)
     if options.rotary_pairs is not None:
         weights = _pairs_to_halves(weights, options.rotary_pairs)
+    if options.adapter is not None:
+        weights = merged_weights(weights, read_adapter(options.adapter), dtype=dtype)
     weights = cast_weights(reader.path, weights, dtype)
     files: list[FileRecord] = []
     if not options.dry_run:

@@ -27,6 +27,7 @@ COMMANDS: Mapping[str, tuple[str, str]] = {
     "quantize": ("mindformers_codellama.cli.quantize", "weights packed as bfloat16, int8 or int4, for prediction and evaluation"),
     "shard": ("mindformers_codellama.cli.shard", "a whole checkpoint into the parts of every rank"),
     "merge": ("mindformers_codellama.cli.merge", "the parts of all ranks into one whole checkpoint"),
+    "merge-lora": ("mindformers_codellama.cli.merge_lora", "a model and its low-rank adapter into one model"),
     "reshard": ("mindformers_codellama.cli.reshard", "the parts of one layout into those of another"),
     "data": ("mindformers_codellama.cli.data", "text or conversations to mindrecord"),
     "train-tokenizer": ("mindformers_codellama.cli.train_tokenizer", "a SentencePiece tokenizer with Llama's settings from your own text"),

@@ -16,7 +16,7 @@ import mindspore as ms
 import numpy as np
 
 from mindformers_codellama.checkpoint.adapter_format import Adapter, read_adapter, require_fits
-from mindformers_codellama.config.model_config import ModelConfig
+from mindformers_codellama.checkpoint.adapter_merge import add_low_rank
 from mindformers_codellama.errors import ConfigError
 
 logger = logging.getLogger(__name__)
@@ -30,12 +30,10 @@ class Adapters:
 
     Args:
         parameters: its weights by name; those in use are changed in place.
-        config: of the model.
     """
 
-    def __init__(self, parameters: Mapping[str, ms.Parameter], config: ModelConfig) -> None:
+    def __init__(self, parameters: Mapping[str, ms.Parameter]) -> None:
         self._parameters = parameters
-        self._config = config
         self._loaded: dict[str, Adapter] = {}
         self._base: dict[str, np.ndarray] = {}
         self.active: str | None = None
@@ -66,7 +64,7 @@ class Adapters:
             taken = "stands for the model without an adapter" if name == BASE else "is the name of an adapter already"
             raise ConfigError(f"adapter {name}", f"{taken}.", fix=f"give another name: --adapter NAME={path}.")
         adapter = read_adapter(folder)
-        require_fits(adapter, self._config)
+        require_fits(adapter, {name: tuple(parameter.shape) for name, parameter in self._parameters.items()})
         self._loaded[name] = adapter
         logger.info("adapter %s: %d weights of rank %d from %s", name, len(adapter.weights), adapter.config.rank, folder)
         return name
@@ -91,7 +89,7 @@ class Adapters:
                 parameter = self._parameters[weight]
                 held = parameter.asnumpy().copy()
                 self._base[weight] = held
-                parameter.set_data(ms.Tensor((held.astype(np.float32) + pair.product()).astype(held.dtype)))
+                parameter.set_data(ms.Tensor(add_low_rank(held, pair).astype(held.dtype)))
         self.active = name
 
     def _put_back(self) -> None:

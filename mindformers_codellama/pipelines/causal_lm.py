@@ -148,7 +148,7 @@ class LlamaForCausalLM(CausalLM, LlamaNetwork):
             if self.ranks is not ONE and not self.ranks.comm.is_alone:
                 problem = f"the model is cut over {self.ranks.comm.layout.ranks} ranks, and adapters are not."
                 raise ConfigError("adapter", problem, fix="merge it (codellama merge-lora) and load the merged model.")
-            self._adapters = Adapters(dict(self.parameters_and_names()), self.config)
+            self._adapters = Adapters(dict(self.parameters_and_names()))
         return self._adapters
 
     def _plain_because(self, use_past: bool) -> str:
