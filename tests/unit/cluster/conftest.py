@@ -3,6 +3,7 @@
 import signal
 
 import pytest
+from launch_case import Launched
 
 
 @pytest.fixture(autouse=True)
@@ -11,3 +12,9 @@ def closed_terminals_are_heard():
     before = signal.signal(signal.SIGHUP, signal.SIG_DFL)
     yield
     signal.signal(signal.SIGHUP, before)
+
+
+@pytest.fixture
+def launched(tmp_path):
+    """A launcher in a folder of its own, with fake ranks."""
+    return Launched(tmp_path)

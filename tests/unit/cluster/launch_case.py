@@ -31,6 +31,9 @@ def all_have_started():
         time.sleep(0.02)
 """
 
+HANG = "time.sleep(600)"
+"""The body of a rank that does nothing."""
+
 
 class Launched:
     """What to start, and what became of it."""
