@@ -1,9 +1,11 @@
 """Small records, and `codellama data` and the tools called on them."""
 
 import json
+import runpy
 import subprocess
 import sys
 from pathlib import Path
+from unittest import mock
 
 from mindformers_codellama.cli.main import main
 from mindformers_codellama.data.mindrecord_files import find_mindrecords
@@ -34,5 +36,16 @@ def prepare(tmp_path, *words, source=None, output="out.mindrecord"):
     return main(["data", "prepare", str(source), "--output", str(tmp_path / output), "--tokenizer", TINY, "--seq-length", "128", *words])
 
 
+def run_tool_here(name, *words):
+    """The tool as a program, in this process, where everything is imported already; its exit code."""
+    with mock.patch.object(sys, "argv", [name, *map(str, words)]):
+        try:
+            runpy.run_path(str(ROOT / "tools" / name), run_name="__main__")
+        except SystemExit as end:
+            return end.code or 0
+    return 0
+
+
 def run_tool(name, *words):
+    """The tool in a process of its own."""
     return subprocess.run([sys.executable, str(ROOT / "tools" / name), *map(str, words)], capture_output=True, text=True, timeout=120)

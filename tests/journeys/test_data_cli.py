@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from data_case import ROOT, TINY, alpaca, prepare, read_all, run_tool, write_json
+from data_case import ROOT, TINY, alpaca, prepare, read_all, run_tool, run_tool_here, write_json
 
 from mindformers_codellama.cli.main import main
 from mindformers_codellama.data.mindrecord_files import find_mindrecords, read_header
@@ -69,8 +69,7 @@ def test_wiki_rows_are_the_contracts_and_all_parts_are_read_back(tmp_path, plain
         "--output_file",
         tmp_path / "w.mindrecord",
     ]
-    done = run_tool("llama_preprocess.py", *words)
-    assert done.returncode == 0, done.stderr
+    assert run_tool_here("llama_preprocess.py", *words) == 0
     expected = wiki_rows(text, plain, 31, repeat=2)
     for given in (tmp_path, tmp_path / "w.mindrecord", tmp_path / "w.mindrecord1"):
         rows = [row["input_ids"] for row in read_all(given, ["input_ids"])]
@@ -212,5 +211,4 @@ def test_every_command_of_the_docs_page_runs(tmp_path, monkeypatch):
         if program == "codellama":
             assert main(words) == 0, line
         else:
-            done = run_tool(Path(words[0]).name, *words[1:])
-            assert done.returncode == 0, (line, done.stderr)
+            assert run_tool_here(Path(words[0]).name, *words[1:]) == 0, line

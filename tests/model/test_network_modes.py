@@ -96,7 +96,7 @@ def test_labels_are_shifted_by_one_and_masked_ones_do_not_count(graph_mode, both
     sums = LossSums(make_network(toy_config))
     labels = toy_ids.copy()
     labels[:, :8] = -100
-    whole, masked = sums(ms.Tensor(toy_ids)), sums(ms.Tensor(toy_ids), ms.Tensor(labels))
+    whole, masked = sums(ms.Tensor(toy_ids), ms.Tensor(toy_ids)), sums(ms.Tensor(toy_ids), ms.Tensor(labels))
     assert (float(whole[1]), float(masked[1])) == (2 * 19, 2 * 12)
     assert 0 < float(masked[0]) < float(whole[0])
 
