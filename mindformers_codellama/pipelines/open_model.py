@@ -135,7 +135,8 @@ def open_model(  # noqa: PLR0913 - what a person may say about a model, all name
         found = dataclasses.replace(found, layout=Layout(model_parallel=world_size))
     if alone and found.layout.ranks > 1:
         problem = f"asks for {found.layout.ranks} ranks (layout {found.layout}), but {alone} needs one process."
-        fix = "--set use_parallel=False, or give `codellama predict` the prompts as arguments or in a file."
+        other = "" if infills else ", or give `codellama predict` the prompts as arguments or in a file"
+        fix = f"--set use_parallel=False{other}."
         raise ConfigError("use_parallel", problem, fix=fix)
     config, context = found.config, found.context
     if seq_length is not None:

@@ -15,7 +15,14 @@ CONTEXT_SHARE = 0.25
 LONGEST_PIECE = 16
 """Characters of the longest piece in Llama's files; text farther from the cursor than this times the room is not even encoded."""
 COMMENTS = {
-    "//": (".c", ".h", ".cc", ".cpp", ".hpp", ".cs", ".go", ".java", ".js", ".jsx", ".kt", ".php", ".rs", ".scala", ".swift", ".ts", ".tsx")
+    "//": (
+        *(".c", ".h", ".cc", ".cpp", ".cxx", ".hh", ".hpp", ".hxx", ".cu", ".cuh", ".cs", ".dart", ".go", ".gradle", ".groovy", ".java"),
+        *(".js", ".cjs", ".mjs", ".jsx", ".kt", ".m", ".mm", ".php", ".proto", ".rs", ".scala", ".scss", ".sv", ".swift", ".ts", ".tsx"),
+        *(".v", ".zig"),
+    ),
+    "--": (".ada", ".adb", ".elm", ".hs", ".lua", ".sql", ".vhd", ".vhdl"),
+    "%": (".erl", ".sty", ".tex"),
+    ";": (".asm", ".clj", ".el", ".lisp", ".scm"),
 }
 """Marks of a comment to the end of the line, by file name; all others get `#`."""
 

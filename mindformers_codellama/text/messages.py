@@ -72,7 +72,7 @@ def _message(where: str, message: Any) -> Message:
 def _content(where: str, content: Any) -> str:
     if isinstance(content, str):
         return content
-    if isinstance(content, Sequence) and all(isinstance(part, Mapping) and part.get("type") == "text" for part in content):
+    if isinstance(content, Sequence) and content and all(isinstance(part, Mapping) and part.get("type") == "text" for part in content):
         texts = [part.get("text") for part in content]
         if all(isinstance(text, str) for text in texts):
             return "".join(texts)

@@ -85,6 +85,15 @@ def test_a_conversation_on_several_ranks_is_refused(capsys):
     assert "use_parallel: asks for 8 ranks (layout 1x8x1), but chat needs one process." in capsys.readouterr().err
 
 
+def test_infilling_on_several_ranks_is_refused_and_no_other_command_named(capsys, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    Path("a.py").write_text("x")
+    path = str(PROJECT / "configs/codellama/predict_codellama_70b_910b.yaml")
+    assert main(["infill", path, "a.py:1:1"]) == 2
+    told = capsys.readouterr().err
+    assert told.endswith("(layout 1x8x1), but infill needs one process. Fix: --set use_parallel=False.\n")
+
+
 def test_standard_input_is_of_one_process(capsys, monkeypatch):
     monkeypatch.setattr(sys, "stdin", io.StringIO("def f():"))
     path = str(PROJECT / "configs/codellama/predict_codellama_34b_910b.yaml")

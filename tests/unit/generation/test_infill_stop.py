@@ -15,6 +15,7 @@ from mindformers_codellama.text.auto import AutoTokenizer
 from mindformers_codellama.text.brackets import BracketReader
 from mindformers_codellama.text.healing import take_off
 from mindformers_codellama.text.infilling import join_parts, prefix_ids
+from mindformers_codellama.text.infilling_fit import comment_mark
 from mindformers_codellama.text.special import AddedToken
 
 TINY = AutoTokenizer.from_pretrained("codellama_tiny")
@@ -81,6 +82,8 @@ def test_a_middle_ends_with_its_block_or_at_a_bracket_the_suffix_closes(prefix, 
 def test_the_comment_mark_is_the_languages():
     assert middle("f(", "a // b)", ")", comment="#") == "a // b"
     assert middle("f(", "a // b)", ")", comment="//") == "a // b)"
+    assert [comment_mark(name) for name in ("a/B.RS", "q.sql", "x.py", "Makefile", "c.scss", "a.tex")] == ["//", "--", "#", "#", "//", "%"]
+    assert middle("f(", "a -- b)", ")", comment=comment_mark("q.sql")) == "a -- b)"
 
 
 def test_until_line_ends_behind_the_first_line_with_text_and_eot_never():

@@ -108,6 +108,8 @@ def test_content_may_be_a_list_of_text_parts(tiny):
         ("hello", "messages: must be a list of messages, got str"),
         ([], "the last message must be from the user"),
         ([{"role": "tool", "content": "x"}], r"messages\[0\].role: got 'tool'. Fix: write one of system, user, assistant"),
+        ([{"role": "user", "content": []}], r"messages\[0\].content: must be a text or a list of text parts"),
+        ([{"role": "user", "content": b""}], r"messages\[0\].content: must be a text"),
         ([{"role": "user"}], r"messages\[0\].content: must be a text"),
         ([{"role": "user", "content": [{"type": "image_url", "image_url": {}}]}], "take images and audio out"),
         ([{"role": "user", "content": "x", "tool_calls": [1]}], "has the key tool_calls"),
