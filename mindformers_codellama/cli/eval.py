@@ -18,6 +18,7 @@ SUITES: Mapping[str, tuple[str, str]] = {
     "perplexity": ("mindformers_codellama.cli.eval_perplexity", "loss per token, word perplexity and bits per byte of texts"),
     "mmlu": ("mindformers_codellama.cli.eval_mmlu", "57 subjects, questions with four answers (Hendrycks et al. 2021)"),
     "ceval": ("mindformers_codellama.cli.eval_ceval", "52 subjects, questions with four answers in Chinese (Huang et al. 2023)"),
+    "compare": ("mindformers_codellama.cli.eval_compare", "results of several runs side by side: rates, intervals, paired tests"),
 }
 """Suite to its module and the one line `codellama eval --help` shows."""
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -18,10 +19,10 @@ from mindformers_codellama.cli.generation_options import (
 from mindformers_codellama.cli.infill import ORDERS
 from mindformers_codellama.cli.interrupts import stopping_on_interrupt
 from mindformers_codellama.errors import ConfigError
-from mindformers_codellama.evaluation.exactness import nearness_report
+from mindformers_codellama.evaluation.exactness import nearness, nearness_report
 from mindformers_codellama.evaluation.line_tasks import LineTask, line_tasks, read_source_files
 from mindformers_codellama.evaluation.problems import Problems
-from mindformers_codellama.evaluation.samples import read_answers, read_samples
+from mindformers_codellama.evaluation.samples import Place, read_answers, read_samples, results_path
 
 LONGEST_LINE = 64
 """Tokens of an answer when nothing is said."""
@@ -68,7 +69,8 @@ def run(arguments: argparse.Namespace) -> int:
     truths = {name: task.line for name, task in tasks.tasks.items()}
     middles = {place.task_id: record["completion"] for place, record in answers.items()}
     found = nearness_report(middles, truths, [str(record.get("finish_reason")) for record in answers.values()])
-    found |= {"files": len({task.file.name for task in tasks.tasks.values()}), "made": made}
+    write_results(results_path(path), answers, truths)
+    found = {"suite": "infilling-lines"} | found | {"files": len({task.file.name for task in tasks.tasks.values()}), "made": made}
     write_json(arguments.output / REPORT, found)
     print(json.dumps(found) if arguments.as_json else told(found))
     return 0
@@ -135,6 +137,17 @@ def make_middles(arguments: argparse.Namespace, every: Problems[LineTask], tasks
             should_stop=should_stop,
         )
     return made
+
+
+def write_results(path: Path, answers: Mapping[Place, Mapping[str, Any]], truths: Mapping[str, str]) -> None:
+    """Every answer with the line that stood there and how near it is."""
+    from mindformers_codellama.checkpoint.files import atomic_file
+
+    with atomic_file(path, force=True) as file:
+        for place, record in answers.items():
+            near = nearness(record["completion"], truths[place.task_id])
+            verdict = {"line": truths[place.task_id], "passed": near.exact, "similarity": round(near.similarity, 6)}
+            file.write((json.dumps({**record, **verdict}) + "\n").encode())
 
 
 def told(found: dict[str, Any]) -> str:

@@ -65,7 +65,12 @@ def run(arguments: argparse.Namespace) -> int:
     losses = measure(arguments, opened, windows)
     amounts = total(documents) if documents and len(windows) == len(every) else {}
     tokens = sum(int(window.counts.sum()) for window in windows)
-    found = perplexity_report(losses, tokens, words=amounts.get("words", 0), bytes_=amounts.get("bytes", 0)) | amounts | {"made": made}
+    found = (
+        {"suite": "perplexity"}
+        | perplexity_report(losses, tokens, words=amounts.get("words", 0), bytes_=amounts.get("bytes", 0))
+        | amounts
+        | {"made": made}
+    )
     if arguments.output is not None:
         write_json(arguments.output / REPORT, found)
     print(json.dumps(found) if arguments.as_json else told(found))

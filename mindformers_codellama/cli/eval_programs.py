@@ -134,7 +134,9 @@ def run_programs(arguments: argparse.Namespace, suite: Suite) -> int:
         )
     made |= conditions_of(task.every, task.sandbox, task.limits)
     figures = suite.published(arguments, name, task.every)
-    found = report(results, made, chosen=arguments.k, figures=figures) | dict(suite.more(task.problems, completions))
+    found = (
+        {"suite": suite.name} | report(results, made, chosen=arguments.k, figures=figures) | dict(suite.more(task.problems, completions))
+    )
     write_json(task.samples.with_name(f"{task.samples.stem}_{REPORT}" if arguments.samples else REPORT), found)
     print(json.dumps(found) if arguments.as_json else told(found))
     return 0

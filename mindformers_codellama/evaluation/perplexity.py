@@ -58,7 +58,7 @@ def window_losses(
             batch = left[at : at + batch_size]
             new = dict(zip((window.key for window in batch), batch_losses(logits, batch), strict=True))
             if file is not None:
-                file.write({"window": key, "loss": loss} for key, loss in new.items())
+                file.write({"window": one.key, "loss": new[one.key], "tokens": int(one.counts.sum())} for one in batch)
             found |= new
             if on_windows is not None:
                 on_windows(len(found), len(windows))
