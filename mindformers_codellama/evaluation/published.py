@@ -48,13 +48,16 @@ INFILLING: Mapping[str, Mapping[str, tuple[float, float]]] = {
     "codellama_13b": {"single-line": (75.9, 85.6), "multi-line": (51.0, 56.1), "random-span": (63.6, 41.9)},
 }
 """Table 14, the released models: pass@1 of HumanEval infilling, prefix first and suffix first, in percent."""
+MMLU_PAPER = "Llama 2 paper, arXiv 2307.09288"
+MMLU: Mapping[str, float] = {"llama2_7b": 45.3, "llama2_13b": 54.8, "llama2_70b": 68.9}
+"""Table 3, 5-shot accuracy, in percent; the Code Llama paper has none."""
 
 
 def published(suite: str, model: str, *, benchmark: str = "", suffix_first: bool | None = None) -> dict[str, Any]:
     """What a paper reports of a model: its `source` and rates in [0, 1]; empty when there is nothing.
 
     Args:
-        suite: `humaneval`, `mbpp` or `humaneval-infilling`.
+        suite: `humaneval`, `mbpp`, `humaneval-infilling` or `mmlu`.
         model: registry name, or empty.
         benchmark: of `humaneval-infilling`.
         suffix_first: its order; None is by the cursor, which no paper reports.
@@ -62,6 +65,8 @@ def published(suite: str, model: str, *, benchmark: str = "", suffix_first: bool
     table = {"humaneval": HUMANEVAL, "mbpp": MBPP}.get(suite, {}).get(model)
     if table is not None:
         return {"source": f"{PAPER}, table 2"} | {name: value / 100 for name, value in zip(PASS_AT, table, strict=True)}
+    if suite == "mmlu" and model in MMLU:
+        return {"source": f"{MMLU_PAPER}, table 3", "accuracy": MMLU[model] / 100}
     orders = INFILLING.get(model, {}).get(benchmark) if suite == "humaneval-infilling" else None
     if orders is None or suffix_first is None:
         return {}

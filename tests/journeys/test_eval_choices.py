@@ -7,6 +7,7 @@ import shlex
 import shutil
 import subprocess
 import sys
+from os.path import commonprefix
 from pathlib import Path
 
 import pytest
@@ -14,9 +15,11 @@ from generation_case import answers
 
 from mindformers_codellama.cli.main import main
 from mindformers_codellama.cli.sdk_test import sdk_main
+from mindformers_codellama.evaluation.choices.ask import Asking, ask
 from mindformers_codellama.evaluation.choices.prompts import prompt_text
 from mindformers_codellama.evaluation.choices.questions import read_exam
 from mindformers_codellama.evaluation.choices.suites import CEVAL, MMLU
+from mindformers_codellama.pipelines import open_model
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGE = ROOT / "docs" / "multiple_choice.md"
@@ -67,6 +70,21 @@ def test_answers_by_logit_are_those_of_transformers(reuse, folder, theirs, token
     assert len({line["predict"] for line in lines}) > 1
     assert (found["right"], found["accuracy_questions"]) == (right, right / len(lines))
     assert sum(found["fewer_shots"].values()) == sum(line["shots"] < 5 for line in lines) > 0
+
+
+def test_the_common_beginning_of_prompts_is_read_once(reuse, folder, tokenizer):
+    """In whole pages of 64 tokens, which is how far a prompt begins as an earlier one does; from batch to batch."""
+    opened = open_model.open_model(folder, load_checkpoint="")
+    decoder = opened.model.decoder(use_past=True)
+    exam = read_exam(UNIT / "mmlu", MMLU)
+    questions = exam.chosen(("jurisprudence",))
+    prompts = [ids for question, ids, _ in fitting(tokenizer, MMLU, UNIT / "mmlu", ROOM) if question in questions]
+    known = [max((len(commonprefix([prompt, other])) // 64 for other in prompts[:at]), default=0) for at, prompt in enumerate(prompts)]
+    total, least = sum(map(len, prompts)), sum(len(prompt) - 64 * pages for prompt, pages in zip(prompts, known, strict=True))
+    assert least < 0.7 * total
+    before = decoder.tokens_computed
+    ask(Asking(decoder=decoder, tokenizer=opened.tokenizer, config=opened.generation, by="logit", batch_size=1), exam, questions, None)
+    assert decoder.tokens_computed - before <= least
 
 
 def test_answers_by_generation_are_those_of_transformers(reuse, folder, theirs, tokenizer, tmp_path, capsys):

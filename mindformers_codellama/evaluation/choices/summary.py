@@ -11,11 +11,10 @@ from mindformers_codellama.evaluation.choices.questions import Exam, Question
 from mindformers_codellama.evaluation.choices.records import Given
 from mindformers_codellama.evaluation.choices.suites import HARD, LETTERS
 from mindformers_codellama.evaluation.pass_at_k import wilson_interval
+from mindformers_codellama.evaluation.published import published
 
 CLASSES, SUBJECTS = "summary_classes_acc.json", "summary_subject_acc.json"
-PUBLISHED_SOURCE = "Llama 2 paper, arXiv 2307.09288, table 3"
-PUBLISHED: Mapping[str, float] = {"llama2_7b": 45.3, "llama2_13b": 54.8, "llama2_70b": 68.9}
-"""MMLU, 5-shot, in percent. The Code Llama paper has none."""
+PUBLISHED_SHOTS = 5
 
 
 @dataclass(frozen=True)
@@ -131,8 +130,9 @@ def report(
     }
     if found.hard is not None and exam.suite.averages_subjects:
         result["hard"] = _part({name: tally for name, tally in found.subjects.items() if name in HARD})
-    if exam.suite.name == "mmlu" and model in PUBLISHED and made["shots"] == 5 and exam.split == "test":
-        result["published"] = {"source": PUBLISHED_SOURCE, "accuracy": PUBLISHED[model] / 100}
+    figures = published(exam.suite.name, model)
+    if figures and made["shots"] == PUBLISHED_SHOTS and exam.split == exam.suite.split:
+        result["published"] = figures
     return result | {"subjects": subjects_summary(found), "made": dict(made)}
 
 
@@ -148,8 +148,8 @@ def submission(questions: Sequence[Question], given: Mapping[int, Given]) -> dic
 def told(result: Mapping[str, Any]) -> str:
     """The report in lines for a person."""
     low, high = result["confidence_95"]
-    published = result.get("published")
-    beside = f"  published {published['accuracy']:.4f} ({published['source']})" if published else ""
+    figures = result.get("published")
+    beside = f"  published {figures['accuracy']:.4f} ({figures['source']})" if figures else ""
     interval = f"(95 %: {low:.4f} to {high:.4f})"
     lines = [
         f"{result['accuracy_questions']:.4f}  over {result['questions']} questions (micro)  {interval}{beside}",
