@@ -1,11 +1,16 @@
 """Where middles end: rules over text alone, token by token, and healed beginnings in the loop."""
 
+import ast
+import random
+from pathlib import Path
+
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from toy_decoders import RecurrentDecoder, ScriptedDecoder
 
+import mindformers_codellama
 from mindformers_codellama.config.generation import GenerationConfig
 from mindformers_codellama.errors import GenerationError
 from mindformers_codellama.generation.infill_stop import block_indent, infill_stop
@@ -84,6 +89,26 @@ def test_the_comment_mark_is_the_languages():
     assert middle("f(", "a // b)", ")", comment="//") == "a // b)"
     assert [comment_mark(name) for name in ("a/B.RS", "q.sql", "x.py", "Makefile", "c.scss", "a.tex")] == ["//", "--", "#", "#", "//", "%"]
     assert middle("f(", "a -- b)", ")", comment=comment_mark("q.sql")) == "a -- b)"
+
+
+def test_statements_of_real_code_are_never_cut():
+    """One to three statements of a block, taken out of files of this package at random; the rule reads them as they were."""
+    chance = random.Random(1)
+    sources = sorted(Path(mindformers_codellama.__file__).parent.glob("*/*.py"))
+    for _ in range(80):
+        source = chance.choice(sources).read_text()
+        blocks = [node.body for node in ast.walk(ast.parse(source)) if isinstance(getattr(node, "body", None), list) and node.body]
+        block = chance.choice(blocks or [[]])
+        if not block or block[0].col_offset == 0:
+            continue
+        first = chance.randrange(len(block))
+        last = min(first + chance.randrange(3), len(block) - 1)
+        lines = source.split("\n")
+        start, end = block[first].lineno - 1, block[last].end_lineno
+        prefix = "\n".join([*lines[:start], lines[start][: block[first].col_offset]])
+        written = "\n".join(lines[start:end])[block[first].col_offset :]
+        rule = infill_stop(prefix, "\n" + "\n".join(lines[end:]), until="block")
+        assert {rule.end(written[:size], 0) for size in range(len(written) + 1)} == {-1}, written
 
 
 def test_until_line_ends_behind_the_first_line_with_text_and_eot_never():

@@ -4,6 +4,7 @@ import random
 import sys
 
 import pytest
+import sentencepiece
 from infilling_models import MARKS, MetaRules, code_llama_file, opened, with_marks_matched_in_text, without_implicit_space
 
 from mindformers_codellama import infilling_prompt_ids
@@ -74,6 +75,17 @@ def test_250_documents_give_the_ids_of_metas_rules(request, which, suffix_first)
             continue  # a line end the cursor stands in; it has a test of its own
         found = infilling_prompt_ids(tokenizer, prefix, suffix, suffix_first=suffix_first)
         assert found == rules.prompt(prefix.replace("\r\n", "\n"), suffix.replace("\r\n", "\n"), suffix_first)
+
+
+def test_suffixes_are_what_sentencepiece_gives_without_its_implicit_space(code_llama, tmp_path):
+    """A derivation without Meta's trick of a mark that is cut off again: the same file, its implicit space turned off."""
+    plain = opened(tmp_path, without_implicit_space(code_llama.path.read_bytes()))
+    without = sentencepiece.SentencePieceProcessor(model_file=str(plain.path))
+    assert without.encode("x") != sentencepiece.SentencePieceProcessor(model_file=str(code_llama.path)).encode("x")
+    for text in {part for pair in documents(250) for part in pair}:
+        ids = without.encode(text)
+        assert code_llama.encode_infilling(text) == ids
+        assert code_llama.decode_infilling(ids) == text
 
 
 def test_the_suffix_has_no_implicit_space_and_the_prefix_has(tiny):
