@@ -6,7 +6,7 @@ import argparse
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from mindformers_codellama.cli.eval_programs import Questions, Suite, add_program_arguments, run_programs
+from mindformers_codellama.cli.eval_programs import Questions, Suite, add_program_arguments, ending_as, run_programs
 from mindformers_codellama.errors import ConfigError
 from mindformers_codellama.evaluation import mbpp
 from mindformers_codellama.evaluation.mbpp import MbppProblem
@@ -62,8 +62,7 @@ def questions(arguments: argparse.Namespace, opened: OpenedModel, config: Genera
         made = {"prompt": f"MBPP paper, {arguments.shots} solved tasks", "stop_rule": DONE, "shots": arguments.shots}
         return Questions(ask=ask_with_examples(opened.tokenizer, mbpp.examples(every, arguments.shots)), config=config, made=made)
     style = arguments.prompt_style or opened.prompt_style
-    ends = (*config.eos_token_ids, *style_stop_ids(opened.tokenizer, style))
-    config = config.updated(eos_token_id=tuple(dict.fromkeys(ends)))
+    config = ending_as(config, style_stop_ids(opened.tokenizer, style))
     made = {"prompt": f"Code Llama paper, zero-shot, style {style}", "stop_rule": "[/PYTHON]", "shots": 0}
     return Questions(ask=ask_in_chat(opened.tokenizer, style), config=config, made=made)
 

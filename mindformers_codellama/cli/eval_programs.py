@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -227,3 +227,8 @@ def eval_generation(arguments: argparse.Namespace, opened: OpenedModel) -> Gener
         raise ConfigError("-n", f"{arguments.num_samples} greedy samples of a task are all the same.", fix=fix)
     config = opened.generation.updated(**given)
     return config.updated(seed=config.seed or 0)
+
+
+def ending_as(config: GenerationConfig, ids: Sequence[int]) -> GenerationConfig:
+    """The options with further ids that end an answer."""
+    return config.updated(eos_token_id=tuple(dict.fromkeys((*config.eos_token_ids, *ids))))

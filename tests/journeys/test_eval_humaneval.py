@@ -14,9 +14,12 @@ from generation_case import answers
 
 from mindformers_codellama.cli.main import main
 from mindformers_codellama.errors import EnvironmentFault
+from mindformers_codellama.evaluation.ask_functions import REQUEST, chat_completion
+from mindformers_codellama.evaluation.judge import judge
 from mindformers_codellama.evaluation.problems import read_problems
-from mindformers_codellama.evaluation.sandbox import open_sandbox
+from mindformers_codellama.evaluation.sandbox import Limits, open_sandbox
 from mindformers_codellama.evaluation.truncation import truncated
+from mindformers_codellama.text.messages import chat_prompt_ids
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGE = ROOT / "docs" / "evaluation.md"
@@ -147,3 +150,24 @@ def test_the_page_runs(needs_sandbox, tmp_path, monkeypatch, capsys):
     prompts, tasks, names = done.stdout.splitlines()
     assert (eval(prompts), eval(tasks)) == ([one.prompt for one in PROBLEMS.values()], list(PROBLEMS))
     assert eval(names) == ["add", "swap_back", "drop_first"]
+
+
+def test_a_chat_model_is_asked_for_the_whole_function(reuse, folder, theirs, tokenizer, tmp_path, capsys):
+    words = (folder, "--output", tmp_path, "--max-new-tokens", NEW, "--limit", 1, "--generate-only", "--prompt-style", "llama2")
+    assert evaluate(capsys, *words)[0] == 0
+    problem = PROBLEMS["Tiny/0"]
+    question = f"{REQUEST}\n\n```python\n{problem.prompt.rstrip()}\n```"
+    prompt = chat_prompt_ids(tokenizer, [{"role": "user", "content": question}], style="llama2")
+    text = tokenizer.decode(answers(theirs, prompt, NEW), skip_special_tokens=True)[
+        len(tokenizer.decode(prompt, skip_special_tokens=True)) :
+    ]
+    (sample,) = map(json.loads, (tmp_path / "samples.jsonl").read_text().splitlines())
+    assert sample["completion"] == text.rstrip() + "\n"
+    assert json.loads((tmp_path / "settings.json").read_text())["prompt"].startswith("chat, style llama2")
+
+
+def test_the_function_of_a_chat_answer_passes(needs_sandbox):
+    for problem in PROBLEMS.values():
+        answer = f" Here it is:\n```\nimport os\n```\n```python\n{problem.prompt}{problem.canonical_solution}```\nIt works by itself."
+        assert judge(problem, chat_completion(problem, answer), open_sandbox(), Limits(wall_seconds=60)).passed, problem.task_id
+        assert not judge(problem, chat_completion(problem, "I cannot."), open_sandbox(), Limits(wall_seconds=60)).passed
