@@ -182,7 +182,7 @@ def agreed(task: Task, comm: Comm | None) -> Task:
     """
     from mindformers_codellama.parallel.agreement import gather
 
-    mine = (task.exam.sha256, [question.number for question in task.questions])
+    mine = (task.exam.sha256, task.exam.examples_sha256, [question.number for question in task.questions])
     found = gather(comm, (mine, task.there), doing="agreeing on the questions")
     if any(theirs != mine for theirs, _ in found):
         raise ConfigError("--data", "is not the same on every rank, or other questions are asked for.", fix="start every rank alike.")
@@ -194,6 +194,7 @@ def settings(arguments: argparse.Namespace, task: Task, opened: OpenedModel, ask
     exam = task.exam
     made = model_settings(arguments, opened) | {
         "data_sha256": exam.sha256,
+        "examples_sha256": exam.examples_sha256,
         "split": exam.split,
         "shots": arguments.shots,
         "prompt": "the published one, behind the begin token; no chat format",

@@ -51,7 +51,9 @@ class Exam:
     suite: Suite
     split: str
     sha256: str
-    """Of all files read."""
+    """Of the files of the split."""
+    examples_sha256: str
+    """Of the files the examples come from."""
     questions: tuple[Question, ...]
     examples: Mapping[str, tuple[Question, ...]]
     """Of each subject: the first of `dev`."""
@@ -109,7 +111,7 @@ def read_exam(folder: Path, suite: Suite, *, split: str = "", shots: int = 5) ->
     """
     split = split or suite.split
     place = data_folder(folder)
-    digest = hashlib.sha256()
+    digest, examples_digest = hashlib.sha256(), hashlib.sha256()
     findings: list[CodeLlamaError] = _unknown_files(place / split, suite, split)
     questions: list[Question] = []
     examples: dict[str, tuple[Question, ...]] = {}
@@ -119,7 +121,7 @@ def read_exam(folder: Path, suite: Suite, *, split: str = "", shots: int = 5) ->
             continue
         try:
             questions += _file(path, suite, name, first=len(questions), digest=digest)
-            examples[name] = _examples(place / SHOTS_SPLIT / f"{name}_{SHOTS_SPLIT}.csv", suite, name, shots, digest)
+            examples[name] = _examples(place / SHOTS_SPLIT / f"{name}_{SHOTS_SPLIT}.csv", suite, name, shots, examples_digest)
         except CodeLlamaError as error:
             findings += error if isinstance(error, Findings) else [error]
     raise_all(findings[:_MOST])
@@ -134,7 +136,8 @@ def read_exam(folder: Path, suite: Suite, *, split: str = "", shots: int = 5) ->
     if missing:
         some = ", ".join(missing[:3]) + (", ..." if len(missing) > 3 else "")
         logger.warning("%d of %d subjects of %s are there: without %s.", len(examples), len(suite.subjects), suite.title, some)
-    return Exam(suite=suite, split=split, sha256=digest.hexdigest(), questions=tuple(questions), examples=examples)
+    hashes = {"sha256": digest.hexdigest(), "examples_sha256": examples_digest.hexdigest()}
+    return Exam(suite=suite, split=split, questions=tuple(questions), examples=examples, **hashes)
 
 
 def _unknown_files(folder: Path, suite: Suite, split: str) -> list[CodeLlamaError]:

@@ -101,6 +101,12 @@ def test_the_folder_may_be_the_work_folder_of_the_atb_scripts(tmp_path):
     assert len(read_exam(tmp_path, MMLU, split="val", shots=0).questions) == 1
 
 
+def test_the_hash_of_the_questions_does_not_depend_on_the_examples():
+    five, none = (read_exam(MMLU_DATA, MMLU, shots=shots) for shots in (5, 0))
+    assert (five.sha256, five.questions) == (none.sha256, none.questions)
+    assert five.examples_sha256 != none.examples_sha256
+
+
 def test_questions_whose_answers_are_not_published_have_none():
     exam = read_exam(CEVAL_DATA, CEVAL, split="test")
     assert ({one.answer for one in exam.questions}, exam.has_answers) == ({""}, False)
