@@ -10,6 +10,7 @@ from typing import Any
 from mindformers_codellama.config.check import global_batch
 from mindformers_codellama.config.families import FAMILIES
 from mindformers_codellama.config.sections import DatasetSection, RunConfig
+from mindformers_codellama.layout.adapters import adapter_memory
 from mindformers_codellama.layout.parameters import parameter_count
 from mindformers_codellama.train.schedule import run_length
 
@@ -70,7 +71,9 @@ def explain_memory(run: RunConfig) -> dict[str, int]:
     count = parameter_count(config)
     share = degrees.model_parallel * degrees.pipeline_stage if run.use_parallel else 1
     found = {"weights": count * BYTES[config.param_init_dtype] // share}
-    if run.run_mode in TRAINING_MODES:
+    if run.run_mode in TRAINING_MODES and run.model.model_config.pet_config is not None:
+        found = adapter_memory(run)
+    elif run.run_mode in TRAINING_MODES:
         replicas = degrees.data_parallel if run.use_parallel and run.parallel.enable_parallel_optimizer else 1
         found["gradients"] = found["weights"]
         found["optimizer"] = count * 8 // share // replicas

@@ -17,7 +17,7 @@ import mindspore as ms
 import numpy as np
 from mindspore import nn, ops
 
-from mindformers_codellama.kernels.training import add_in_place_operator, gate_grad_in_place_operator
+from mindformers_codellama.kernels.training import add_in_place_operator, frozen_head_loss_operator, gate_grad_in_place_operator
 from mindformers_codellama.model.decoder import DecoderBlock
 from mindformers_codellama.model.kernel_block import KernelBlock
 from mindformers_codellama.model.lora_pass import AdaptedBlockPass, Dropout
@@ -156,6 +156,7 @@ class KernelPass:
         every = REMAKES_EVERY[BYTES[self.network.config.compute_dtype]]
         self.adapts = self.network.adapts
         self.dropout = dropout or Dropout()
+        self.frozen_head = frozen_head_loss_operator() if self.adapts else None
         self.blocks: list[BlockPass | AdaptedBlockPass]
         if self.adapts:
             self.blocks = [AdaptedBlockPass(layer, i, self.dropout) for i, layer in enumerate(self.stack.layers)]
@@ -220,13 +221,19 @@ class KernelPass:
         head, norm, cell = self.network.lm_head.weight, self.stack.norm_out.weight, self.stack.kernel_norm
         hidden_BSD = cell.construct(x_BSD, norm)
         loss_cell = self.sums.head_loss.kernel_loss
-        found, dhidden_BSD, dhead_VD = loss_cell.construct(hidden_BSD, head, ops.reshape(labels_BS, (-1,)), weight_X)
-        del hidden_BSD
+        inputs = (hidden_BSD, head, ops.reshape(labels_BS, (-1,)), weight_X)
+        dhead_VD = None
+        if self.frozen_head is not None:
+            found, dhidden_BSD = self.frozen_head(*inputs)
+        else:
+            found, dhidden_BSD, dhead_VD = loss_cell.construct(*inputs)
+        del hidden_BSD, inputs
         total = ops.reduce_sum(weight_X) + WEIGHT_EPS
         factor = ops.reshape(ms.Tensor(scale, ms.float32) / total, (1,))
         loss_cell.scale(dhidden_BSD, factor)
-        loss_cell.scale(dhead_VD, factor)
-        give(head, dhead_VD)
+        if dhead_VD is not None:
+            loss_cell.scale(dhead_VD, factor)
+            give(head, dhead_VD)
         dx_BSD, dnorm_D = cell.backward(x_BSD, norm, cell.eps, dhidden_BSD)
         give(norm, dnorm_D)
         return ops.reshape(found, ()) / total, dx_BSD

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from mindformers_codellama.config.check import require_runnable
 from mindformers_codellama.config.sections import RunConfig
+from mindformers_codellama.layout.adapters import adapter_count, adapter_memory
 from mindformers_codellama.layout.cuts import ModelLayout, run_model_layout
 from mindformers_codellama.layout.parameters import parameter_count
 from mindformers_codellama.train.batch_plan import plan_batches
@@ -29,7 +30,11 @@ def outline(run: RunConfig, *, force: bool = False) -> list[str]:
     schedule = plan_schedule(run, length)
     config, plan = run.model.config, plan_batches(run)
     weights, rows = parameter_count(config), plan.step_rows
-    held = max(_held(run, model_layout, rank, sums=plan.micro_steps > 1) for rank in range(model_layout.layout.ranks))
+    pet = run.model.model_config.pet_config
+    if pet is None:
+        held = max(_held(run, model_layout, rank, sums=plan.micro_steps > 1) for rank in range(model_layout.layout.ranks))
+    else:
+        held = sum(adapter_memory(run).values())
     last = length.total_steps - 1
     rates = ", ".join(f"step {step + 1} {schedule(step):.3g}" for step in sorted({0, min(schedule.warmup_steps, last), last // 2, last}))
     name = run.trainer.model_name or "without a name"
@@ -41,6 +46,9 @@ def outline(run: RunConfig, *, force: bool = False) -> list[str]:
         f"loss scale: {plan_scale(run).value:g}{', dynamic' if plan_scale(run).dynamic else ''}",
         f"memory for weights, gradients and moments: {held / 1e9:.2f} GB{' on the fullest rank' * several}, activations not counted",
     ]
+    if pet is not None:
+        linears = f"{len(pet.modules(config.num_layers))} linear layers ({', '.join(pet.linears)})"
+        lines.insert(1, f"adapter: rank {pet.lora_rank} on {linears}, {adapter_count(config, pet) / 1e6:.3f}M numbers are trained")
     if several:
         layout = model_layout.layout
         lines.append(f"ranks: {layout.ranks} (data {layout.data_parallel}, model {layout.model_parallel}, stages {layout.pipeline_stage})")
