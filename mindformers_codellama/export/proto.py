@@ -22,6 +22,7 @@ from mindspore.train import mind_ir_pb2
 from mindformers_codellama.checkpoint.files import FileRecord, Output
 from mindformers_codellama.mindir.files import file_sha256
 from mindformers_codellama.mindir.key import MODE
+from mindformers_codellama.mindir.mapped import parameter_name
 
 ALIGNMENT = 64
 GROUP_WORDS = (b"mccl_world_group", b"hccl_world_group", b"nccl_world_group")
@@ -69,11 +70,6 @@ def write_encrypted(path: Path, cell: nn.Cell, inputs: Sequence[ms.Tensor], key:
     ms.export(cell, *inputs, file_name=str(path), file_format="MINDIR", enc_key=key, enc_mode=MODE)
     path.chmod(0o600)
     return FileRecord(path.name, path.stat().st_size, file_sha256(path))
-
-
-def parameter_name(full: str) -> str:
-    """The name a Cell gave; in the file the name of the graph stands before it."""
-    return full[full.find(":") + 1 :]
 
 
 def weight_names(model: Any) -> set[str]:

@@ -178,7 +178,8 @@ def _verify(  # noqa: PLR0913 - all of them differ from call to call
 ) -> dict[str, Any]:
     """Load the graphs of this rank from files and compare; the worst of all ranks."""
     others = None if comm.is_alone else comm
-    engine = GraphEngine(folder, rank=comm.rank, context=context, key_file=key_file, progress=progress)
+    # the files as MindSpore itself reads them
+    engine = GraphEngine(folder, rank=comm.rank, context=context, key_file=key_file, progress=progress, maps=False)
     together(others, engine.load, doing=VERIFYING)
     where = folder / manifest.graph(comm.rank, "full").file
     found = together(others, lambda: compare(MindIRDecoder(engine), reference, manifest.model, where=where), doing=VERIFYING)

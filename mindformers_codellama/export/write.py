@@ -27,7 +27,7 @@ from mindformers_codellama.config.model_config import ModelConfig
 from mindformers_codellama.errors import CheckpointError
 from mindformers_codellama.export.graphs import placeholders
 from mindformers_codellama.export.kernel_graphs import KernelGraphs
-from mindformers_codellama.export.proto import DataFile, graph_proto, groups, parameter_name, point_at, write_encrypted, write_graph
+from mindformers_codellama.export.proto import DataFile, graph_proto, groups, point_at, write_encrypted, write_graph
 from mindformers_codellama.export.request import ExportRequest, ExportSizes
 from mindformers_codellama.export.stage import STAGE
 from mindformers_codellama.export.standard_graphs import StandardGraphs
@@ -46,6 +46,7 @@ from mindformers_codellama.mindir.manifest import (
     KVCache,
     graph_files,
 )
+from mindformers_codellama.mindir.mapped import parameter_name
 
 logger = logging.getLogger(__name__)
 

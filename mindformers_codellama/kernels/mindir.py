@@ -48,7 +48,7 @@ def fitted(path: Path) -> Iterator[Path]:
         CheckpointError, EnvironmentFault: as `relocate`; a copy is needed and cannot be written.
     """
     model, before = _read(path)
-    _relocate_all(path, model)
+    relocate_model(path, model)
     after = model.SerializeToString()
     if after == before:
         yield path
@@ -83,7 +83,7 @@ def relocate(path: str | Path) -> int:
     """
     path = Path(path)
     model, before = _read(path)
-    found = _relocate_all(path, model)
+    found = relocate_model(path, model)
     after = model.SerializeToString()
     if found and after != before:
         _replace(path, after)
@@ -103,7 +103,22 @@ def _read(path: Path) -> tuple[Any, bytes]:
     return model, content
 
 
-def _relocate_all(path: Path, model: Any) -> int:
+def read_model(path: Path) -> Any:
+    """The `ModelProto` of a MindIR file.
+
+    Raises:
+        CheckpointError: it cannot be read, or is no MindIR.
+    """
+    return _read(path)[0]
+
+
+def relocate_model(path: Path, model: Any) -> int:
+    """As `relocate`, of what was read from a file; nothing is written.
+
+    Args:
+        path: of the file, for errors.
+        model: a `ModelProto`, changed.
+    """
     return sum(_relocate(path, owner) for owner in [*model.primitives, *model.graph.node, *(n for f in model.functions for n in f.node)])
 
 

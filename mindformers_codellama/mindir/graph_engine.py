@@ -21,10 +21,11 @@ from mindformers_codellama.errors import CheckpointError, ClusterError, Environm
 from mindformers_codellama.kernels.build import VERSION
 from mindformers_codellama.kernels.choose import VARIABLE, choose_kernels
 from mindformers_codellama.kernels.library import last_error, load_library
-from mindformers_codellama.kernels.mindir import fitted, require_entries
+from mindformers_codellama.kernels.mindir import fitted, read_model, relocate_model, require_entries
 from mindformers_codellama.mindir.files import verify_files
 from mindformers_codellama.mindir.key import read_key, require_key
 from mindformers_codellama.mindir.manifest import GROUPS, KERNELS, MANIFEST, ExportManifest, Graph, read_export_manifest
+from mindformers_codellama.mindir.mapped import lay_under, places, without_weights
 from mindformers_codellama.mindir.protocol import FULL, INC, Float32, Inputs, Signature, check_inputs
 from mindformers_codellama.mindir.weights import empty_caches, share
 from mindformers_codellama.parallel.comm import connect, connected
@@ -38,8 +39,8 @@ STANDARD_FIX = "export again with standard operators."
 class GraphEngine:
     """Implements `protocol.MindIREngine`.
 
-    In memory weights and caches are there once: the second graph is given those of the first, which takes both for a moment
-    while it is loaded. A single graph never needs that.
+    In memory weights and caches are there once: the data file is mapped, and both graphs use that memory (`mapped`). Weights that
+    MindSpore itself reads are copied out of the file, and those of the second graph are given back once it has the first one's.
 
     Args:
         folder: the export directory.
@@ -47,6 +48,8 @@ class GraphEngine:
         context: section `context`: device and threads; always graph mode.
         key_file: of encrypted graphs.
         progress: told the bytes of every piece of a file that was compared with the manifest.
+        maps: let weights be mapped wherever they can: not encrypted, on a CPU, of a type numpy has. False lets MindSpore read
+            the files as they are, as any other program of its would.
     """
 
     name = "graph"
@@ -59,11 +62,12 @@ class GraphEngine:
         context: ContextSection | None = None,
         key_file: str | Path | None = None,
         progress: Callable[[int], object] | None = None,
+        maps: bool = True,
     ) -> None:
         self.folder, self.rank = Path(folder).expanduser(), rank
         self._context = context or ContextSection(device_target="CPU")
         self._key = read_key(key_file) if key_file is not None else None
-        self._progress = progress
+        self._progress, self._maps = progress, maps
         self._manifest = read_export_manifest(self.folder)
         self._cells: dict[str, nn.GraphCell] = {}
         self._rows_read = False
@@ -93,8 +97,7 @@ class GraphEngine:
             self._start_kernels()
         full = inc = self._read(graphs[FULL])
         if graphs[INC] != graphs[FULL]:
-            inc = self._read(graphs[INC])
-            share(full, inc)
+            inc = self._read(graphs[INC], full)
         self._cells = {FULL: full, INC: inc}
         logger.info("loaded %s, rank %d of %d, in %.1f s", self.folder, self.rank, manifest.world_size, time.monotonic() - started)
 
@@ -139,20 +142,41 @@ class GraphEngine:
         self._compiled.add(role)
         return logits_BV
 
-    def _read(self, graph: Graph) -> nn.GraphCell:
-        path = self.folder / graph.file
-        try:
-            with fitted(path) if self._manifest.operators == KERNELS else nullcontext(path) as file:
-                loaded = ms.load(str(file), **({"dec_key": self._key, "dec_mode": self._manifest.encryption} if self._key else {}))
-        except (RuntimeError, ValueError) as error:
-            fix = "give the key file that export was given." if self._key else "export again: codellama export."
-            problem = "cannot be decrypted with this key." if self._key else f"MindSpore cannot read it: {first_line(error)}"
-            raise CheckpointError(path, problem, fix=fix) from error
-        cell = nn.GraphCell(loaded)
+    def _read(self, graph: Graph, first: nn.GraphCell | None = None) -> nn.GraphCell:
+        """A graph with weights and caches of its own, or with those of the first one."""
+        path, kernels = self.folder / graph.file, self._manifest.operators == KERNELS
+        if self._can_map(graph):
+            model = read_model(path)
+            if kernels:
+                relocate_model(path, model)
+            offsets = places(model)
+            with without_weights(model) as file:
+                cell = self._load(path, file)
+            if first is None:
+                lay_under(cell, self.folder / graph.data[0], offsets)
+        else:
+            with fitted(path) if kernels else nullcontext(path) as file:
+                cell = self._load(path, file)
+        if first is not None:
+            share(first, cell)
         if any(None in spec.shape for spec in graph.signature.inputs):
             # else every length would be compiled anew
             cell.set_inputs(*(ms.Tensor(shape=list(spec.shape), dtype=getattr(ms, spec.dtype)) for spec in graph.signature.inputs))
         return cell
+
+    def _can_map(self, graph: Graph) -> bool:
+        model = self._manifest.model
+        plain = "bfloat16" not in (model.compute_dtype, model.param_init_dtype)
+        return self._maps and plain and len(graph.data) == 1 and current_device() == "CPU"
+
+    def _load(self, path: Path, file: Path) -> nn.GraphCell:
+        """Let MindSpore read a file, which may be another one than the export's `path`."""
+        try:
+            return nn.GraphCell(ms.load(str(file), **({"dec_key": self._key, "dec_mode": self._manifest.encryption} if self._key else {})))
+        except (RuntimeError, ValueError) as error:
+            fix = "give the key file that export was given." if self._key else "export again: codellama export."
+            problem = "cannot be decrypted with this key." if self._key else f"MindSpore cannot read it: {first_line(error)}"
+            raise CheckpointError(path, problem, fix=fix) from error
 
     def _check_versions(self) -> None:
         written, here = str(self._manifest.versions.get("mindspore")), str(ms.__version__)
