@@ -1,6 +1,6 @@
 // Entry points of the output head with its loss.
 //
-// Both work on chunks of tokens: logits of a chunk are made by one product, become the gradient of the logits in place, and two
+// All work on chunks of tokens: logits of a chunk are made by one product, become the gradient of the logits in place, and two
 // more products turn that into gradients of the hidden states and of the head. No product is made twice, and what a chunk
 // takes is bounded. Tokens of weight 0 take no part.
 #include <sys/mman.h>
@@ -29,7 +29,7 @@ struct HeadLossCall {
   const int32_t* labels = nullptr;
   const float* weights = nullptr;
   char* dhidden = nullptr;  // null: no gradients
-  float* dhead = nullptr;
+  float* dhead = nullptr;  // null: of a frozen head none
   int64_t tokens = 0, width = 0, vocabulary = 0;
 
   int64_t row_bytes() const { return width * (bfloat16 ? 2 : 4); }
@@ -103,7 +103,7 @@ struct ChunkMemory {
   char *const hidden, *const dhidden;
 };
 
-// Losses of the tokens `kept[0..count)`; their gradients, when asked for: added to dhead unless this is the first chunk.
+// Losses of the tokens `kept[0..count)`; their gradients, those that are asked for: added to dhead unless this is the first chunk.
 void run_chunk(const HeadLossCall& call, const ChunkMemory& memory, const int64_t* kept, int64_t count, bool first, double* losses) {
   const int64_t d = call.width, v = call.vocabulary, bytes = call.row_bytes();
   char* const hidden = memory.hidden;
@@ -126,6 +126,7 @@ void run_chunk(const HeadLossCall& call, const ChunkMemory& memory, const int64_
   to_hidden.result = dhidden, to_hidden.bfloat16 = call.bfloat16;
   gemm(to_hidden);
   for (int64_t i = 0; i < count; ++i) std::memcpy(call.dhidden + kept[i] * bytes, dhidden + i * bytes, bytes);
+  if (call.dhead == nullptr) return;
   Product to_head = product(call, v, d, count, matrix(logits, v, false, true), matrix(hidden, d, call.bfloat16, false));
   to_head.result = call.dhead, to_head.accumulate = !first;
   gemm(to_head);
@@ -137,7 +138,7 @@ float run(const HeadLossCall& call, const std::vector<int64_t>& kept) {
   std::vector<double> losses(count);
   if (call.dhidden != nullptr) {
     if (count < call.tokens) std::memset(call.dhidden, 0, call.tokens * call.row_bytes());
-    if (count == 0) std::memset(call.dhead, 0, call.vocabulary * call.width * 4);
+    if (count == 0 && call.dhead != nullptr) std::memset(call.dhead, 0, call.vocabulary * call.width * 4);
   }
   const ChunkMemory memory(call, std::min(chunk, count));
   for (int64_t begin = 0; begin < count; begin += chunk) {
@@ -167,5 +168,15 @@ CODELLAMA_OP(HeadLossWithGrad) {
   in.require(in.elements(5) == in.elements(0) && in.elements(6) == in.elements(1), "outputs of another size");
   call.dhidden = static_cast<char*>(in.typed(5, call.bfloat16 ? "bfloat16" : "float32"));
   call.dhead = in.float_output(6);
+  in.float_output(4)[0] = codellama::run(call, kept);
+}
+
+// HeadLossInputGrad(the inputs of HeadLoss) -> loss float32 [1], dhidden like hidden: the head is frozen
+CODELLAMA_OP(HeadLossInputGrad) {
+  in.expect_count(6);
+  std::vector<int64_t> kept;
+  codellama::HeadLossCall call = codellama::read_call(in, kept);
+  in.require(in.elements(5) == in.elements(0), "an output of another size");
+  call.dhidden = static_cast<char*>(in.typed(5, call.bfloat16 ? "bfloat16" : "float32"));
   in.float_output(4)[0] = codellama::run(call, kept);
 }

@@ -39,6 +39,19 @@ def run(arguments):
     return loss, *grads
 
 
+@pytest.mark.parametrize("dtype", TYPES, ids=str)
+def test_a_frozen_head_changes_neither_loss_nor_the_other_gradient(dtype):
+    if not hasattr(library.load_library(), "HeadLossInputGrad"):
+        pytest.skip("the library was built before it had this entry point")
+    arguments = inputs(150, 24, 70000, dtype)  # several chunks
+    arguments[3][::3] = 0
+    loss, dhidden = np.full(1, 7, np.float32), np.full_like(arguments[0], 7)
+    call("HeadLossInputGrad", arguments, [loss, dhidden])
+    wanted = run(arguments)
+    np.testing.assert_array_equal(loss, wanted[0])
+    np.testing.assert_array_equal(dhidden, wanted[1])
+
+
 def reference(arguments):
     hidden, head = (torch.tensor(x.astype(np.float64), requires_grad=True) for x in arguments[:2])
     weights = torch.tensor(arguments[3].astype(np.float64))
