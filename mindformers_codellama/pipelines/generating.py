@@ -143,11 +143,14 @@ class CausalLM:
         Raises:
             GenerationError: a model that cannot infill, with the reason and those that can; or as `generate`.
         """
-        from mindformers_codellama.pipelines.infilling import infill_once  # which builds on this module
+        from mindformers_codellama.pipelines.infilling import InfillingPipeline  # which builds on this module
         from mindformers_codellama.text.holes import Hole
 
-        asked = {"suffix_first": suffix_first, "until": until, "heal": heal, "context": context}
-        return infill_once(self, tokenizer, Hole(prefix, suffix), **asked, **options)
+        if tokenizer is None:
+            raise GenerationError("tokenizer", "infilling needs a tokenizer.", fix="pass tokenizer=AutoTokenizer.from_pretrained(...).")
+        asked: dict[str, Any] = {"suffix_first": suffix_first, "until": until, "heal": heal, "context": context}
+        pipe = InfillingPipeline(self, tokenizer, **asked, **options)
+        return pipe.run([Hole(prefix, suffix)], pipe.infill, pipe.generation)[0][0].middle
 
 
 def token_rows(input_ids: Any) -> list[NDArray[np.int64]]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
+from types import NoneType
 from typing import Any
 
 from mindformers_codellama.config.generation import OPTION_NAMES, GenerationConfig
@@ -15,7 +16,7 @@ from mindformers_codellama.generation.protocol import OnText
 from mindformers_codellama.generation.result import GenerationResult, GenerationStats, joined
 from mindformers_codellama.generation.stopping import AnswerRule
 from mindformers_codellama.pipelines.generating import CausalLM
-from mindformers_codellama.pipelines.infilling_input import is_pair, read_input
+from mindformers_codellama.pipelines.infilling_input import read_inputs
 from mindformers_codellama.pipelines.text_generation import TextGenerationPipeline
 from mindformers_codellama.text.holes import FILL_MARK, Hole
 from mindformers_codellama.text.infilling import infilling_pieces, require_infilling
@@ -35,7 +36,7 @@ class InfillOptions:
     """How a middle is asked for and where it ends.
 
     Raises:
-        GenerationError: another word for `until`, or a context that is not pairs of path and text.
+        GenerationError: another word for `until`, a context that is not pairs of path and text, another value of the wrong type.
     """
 
     suffix_first: bool | None = None
@@ -51,6 +52,10 @@ class InfillOptions:
 
     def __post_init__(self) -> None:
         require_until(self.until)
+        types = (("suffix_first", (bool, NoneType), "True, False or None"), ("heal", (bool,), "True or False"), ("path", (str,), "a text"))
+        for name, kinds, words in types:
+            if not isinstance(getattr(self, name), kinds):
+                raise GenerationError(name, f"got {getattr(self, name)!r}.", fix=f"write {words}.")
         for entry in self.context:
             if isinstance(entry, str) or len(entry) != 2 or not all(isinstance(text, str) for text in entry):
                 raise GenerationError("context", f"must be pairs of path and text, got {entry!r}.", fix='write [("path", "text")].')
@@ -133,8 +138,7 @@ class InfillingPipeline:
             GenerationError: an input of another form, or an option that cannot be.
             ConfigError: a text without the mark.
         """
-        alone = isinstance(inputs, (str, Mapping, Hole)) or is_pair(inputs)
-        texts = [read_input(entry, mark) for entry in ([inputs] if alone else list(inputs))]
+        texts = read_inputs(inputs, mark)
         infill, options = split_options(self.infill, options)
         config = self._updated(self.generation, options)
         done = self.fill(texts, infill, config, batch_size=batch_size, listeners=Listeners(on_text=on_text))
@@ -214,7 +218,7 @@ class InfillingPipeline:
             room = self.model.decoder(use_past=config.use_past).max_length
             logger.info("%d of %d cursors: the model sees the part of the text nearest to it, %d positions.", cut, len(prompts), room)
         ids = [prompt.ids for prompt in prompts]
-        result = self._texts.run(ids, config, batch_size=batch_size or self.batch_size, listeners=listeners, rules=rules)
+        result = self._texts.run(ids, config, batch_size=batch_size, listeners=listeners, rules=rules)
         return infillings(holes, prompts, result), result
 
     def completed(self, config: GenerationConfig) -> GenerationConfig:
@@ -292,15 +296,3 @@ def split_options(base: InfillOptions, options: Mapping[str, Any]) -> tuple[Infi
 
 def _renumbered(on_text: OnText | None, rows: Sequence[int]) -> OnText | None:
     return None if on_text is None else lambda row, piece: on_text(rows[row], piece)
-
-
-def infill_once(model: CausalLM, tokenizer: LlamaTokenizer | None, hole: Hole, **options: Any) -> str:
-    """The middle of one cursor; `CausalLM.infill` in a line.
-
-    Raises:
-        GenerationError: no tokenizer, or as `InfillingPipeline`.
-    """
-    if tokenizer is None:
-        raise GenerationError("tokenizer", "infilling needs a tokenizer.", fix="pass tokenizer=AutoTokenizer.from_pretrained(...).")
-    pipe = InfillingPipeline(model, tokenizer, **options)
-    return pipe.run([hole], pipe.infill, pipe.generation)[0][0].middle

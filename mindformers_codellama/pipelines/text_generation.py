@@ -36,8 +36,7 @@ class TextGenerationPipeline:
     """
 
     def __init__(self, model: CausalLM, tokenizer: LlamaTokenizer, *, batch_size: int = 1, **options: Any) -> None:
-        if batch_size < 1:
-            raise GenerationError("batch_size", f"got {batch_size}, must be at least 1.")
+        _require_batch_size(batch_size)
         tokenizer_fits_model(tokenizer, model.config.vocab_size, "model.model_config.vocab_size")
         self.model = model
         self.tokenizer = tokenizer
@@ -113,7 +112,7 @@ class TextGenerationPipeline:
         Raises:
             GenerationError, TokenizerError: as `generation.loop.generate_rows`.
         """
-        size = batch_size or self.batch_size
+        size = self.batch_size if batch_size is None else _require_batch_size(batch_size)
         if listeners is not None and listeners.streamer is not None:
             size = 1
         decoder = self.model.decoder(use_past=config.use_past)
@@ -149,3 +148,9 @@ class TextGenerationPipeline:
             prompt = result.ids[row][: result.prompt_lengths[row]]
             return str(self.tokenizer.decode(prompt, skip_special_tokens=True)) + result.texts[row]
         return str(self.tokenizer.decode(result.ids[row], skip_special_tokens=skip_special_tokens))
+
+
+def _require_batch_size(size: int) -> int:
+    if size < 1:
+        raise GenerationError("batch_size", f"got {size}, must be at least 1.")
+    return size

@@ -78,8 +78,8 @@ def split_marks(text: str, mark: str = FILL_MARK) -> list[str]:
     Raises:
         ConfigError: an empty mark, or none in the text.
     """
-    if not mark:
-        raise ConfigError("mark", "is empty.", fix=f"write a text such as {FILL_MARK}.")
+    if not isinstance(mark, str) or not mark:
+        raise ConfigError("mark", "is empty." if mark == "" else f"must be a text, got {mark!r}.", fix=f"write a text such as {FILL_MARK}.")
     parts = text.split(mark)
     if len(parts) < 2:
         raise ConfigError("text", f"has no mark {mark}.", fix="put the mark where something is to be filled in.")

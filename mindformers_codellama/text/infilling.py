@@ -16,7 +16,7 @@ from typing import NamedTuple
 
 from mindformers_codellama.config.families import FAMILIES
 from mindformers_codellama.config.model_config import ModelConfig
-from mindformers_codellama.errors import GenerationError
+from mindformers_codellama.errors import GenerationError, TokenizerError
 from mindformers_codellama.text.join import SPACE_PIECE
 from mindformers_codellama.text.tokenizer import LlamaTokenizer
 
@@ -86,7 +86,14 @@ def suffix_ids(tokenizer: LlamaTokenizer, text: str) -> list[int]:
 
 
 def line_feeds(prefix: str, suffix: str) -> tuple[str, str]:
-    r"""Both parts with LF for CR LF; a pair the cursor stands in belongs to the suffix."""
+    r"""Both parts with LF for CR LF; a pair the cursor stands in belongs to the suffix.
+
+    Raises:
+        TokenizerError: a part is not text.
+    """
+    for name, part in (("prefix", prefix), ("suffix", suffix)):
+        if not isinstance(part, str):
+            raise TokenizerError(name, f"must be a text, got {type(part).__name__}.", fix='"" is an empty one.')
     if prefix.endswith("\r") and suffix.startswith("\n"):
         prefix = prefix[:-1]
     return prefix.replace("\r\n", "\n"), suffix.replace("\r\n", "\n")

@@ -9,7 +9,7 @@ import pytest
 from mindformers_codellama import infilling_prompt_ids
 from mindformers_codellama.config.families import model_facts
 from mindformers_codellama.config.generation import GenerationConfig
-from mindformers_codellama.errors import ConfigError, GenerationError
+from mindformers_codellama.errors import ConfigError, GenerationError, TokenizerError
 from mindformers_codellama.generation.loop import Listeners
 from mindformers_codellama.pipelines.generating import CausalLM
 from mindformers_codellama.pipelines.infilling import InfillingPipeline, InfillOptions
@@ -190,6 +190,14 @@ def test_a_model_that_cannot_infill_is_refused_by_name_and_by_sizes(name):
         ),
         (GenerationError, "until: got 'x'", lambda: Model().infill("a", "b", tokenizer=TINY, until="x")),
         (GenerationError, "context: must be pairs", lambda: Model().infill("a", "b", tokenizer=TINY, context=["a.py"])),
+        (GenerationError, "suffix_first: got 'yes'", lambda: InfillingPipeline(Model(), TINY, suffix_first="yes")),
+        (GenerationError, "heal: got None", lambda: Model().infill("a", "b", tokenizer=TINY, heal=None)),
+        (GenerationError, "path: got 3", lambda: Model().infill("a", "b", tokenizer=TINY, path=3)),
+        (GenerationError, "batch_size: got 0", lambda: InfillingPipeline(Model(), TINY)("a<FILL>", batch_size=0)),
+        (TokenizerError, "suffix: must be a text, got NoneType", lambda: Model().infill("a", None, tokenizer=TINY)),
+        (GenerationError, "must be a text, or a prefix and a suffix, got NoneType", lambda: InfillingPipeline(Model(), TINY)(None)),
+        (GenerationError, "has no suffix", lambda: InfillingPipeline(Model(), TINY)({"prefix": "a"})),
+        (ConfigError, "mark: must be a text, got 3", lambda: InfillingPipeline(Model(), TINY)("a", mark=3)),
         (GenerationError, "must be a text, or a prefix and a suffix, got int", lambda: InfillingPipeline(Model(), TINY)([3])),
         (GenerationError, "has the key 'sufix'", lambda: InfillingPipeline(Model(), TINY)({"prefix": "a", "sufix": "b"})),
         (ConfigError, "text: has no mark <FILL>", lambda: InfillingPipeline(Model(), TINY)("a")),

@@ -156,6 +156,8 @@ def test_a_tokenizer_without_the_marks_is_refused_and_so_is_a_model_without_thei
 def test_what_is_no_text_is_refused(tiny):
     with pytest.raises(TokenizerError, match="lone surrogate"):
         infilling_prompt_ids(tiny, "a\ud800", "b")
+    with pytest.raises(TokenizerError, match="suffix: must be a text, got NoneType"):
+        infilling_prompt_ids(tiny, "a", None)
 
 
 def test_no_mindspore_is_imported_for_prompts():
