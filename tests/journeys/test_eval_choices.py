@@ -48,7 +48,7 @@ def fitting(tokenizer, suite, data, room):
                 break
 
 
-@pytest.mark.parametrize(("name", "space"), [("mmlu", "▁"), ("ceval", "")])
+@pytest.mark.parametrize(("name", "space"), [("mmlu", "▁"), ("ceval", "")], ids=["mmlu", "ceval"])
 def test_answers_by_logit_are_those_of_transformers(reuse, folder, theirs, tokenizer, tmp_path, capsys, name, space):
     """Log-probabilities within 2e-5: float32 sums of both sides differ in order (1e-6 of logits around 10), rounded to 1e-6 in the file."""
     import torch

@@ -142,7 +142,7 @@ def read_exam(folder: Path, suite: Suite, *, split: str = "", shots: int = 5) ->
 
 def _unknown_files(folder: Path, suite: Suite, split: str) -> list[CodeLlamaError]:
     findings: list[CodeLlamaError] = []
-    for path in sorted(folder.glob("*.csv")):
+    for path in sorted(folder.glob("[!.]*.csv")):
         name = path.stem.removesuffix(f"_{split}")
         if name in suite.subjects and path.stem.endswith(f"_{split}"):
             continue

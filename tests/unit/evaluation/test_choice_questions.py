@@ -97,6 +97,7 @@ def test_questions_are_chosen_by_subject_and_keep_their_numbers():
 
 def test_the_folder_may_be_the_work_folder_of_the_atb_scripts(tmp_path):
     shutil.copytree(MMLU_DATA, tmp_path / "data")
+    (tmp_path / "data/test/._anatomy_test.csv").write_bytes(b"\x00\x05\x16\x07")  # macOS leaves such files in archives
     assert read_exam(tmp_path, MMLU) == read_exam(MMLU_DATA, MMLU)
     assert len(read_exam(tmp_path, MMLU, split="val", shots=0).questions) == 1
 
