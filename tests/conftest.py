@@ -1,8 +1,23 @@
 """What every test needs."""
 
+import gc
 import logging
 
 import pytest
+
+
+def pytest_sessionstart():
+    """Garbage is not looked for while tests are imported: what is made then stays."""
+    gc.disable()
+
+
+def pytest_collection_finish():
+    """What there is by now is never looked through again: MindSpore collects garbage with every graph it compiles, which among these
+    700,000 objects took 0.4 s each time.
+    """
+    gc.collect()
+    gc.freeze()
+    gc.enable()
 
 
 @pytest.fixture(autouse=True)

@@ -1,5 +1,6 @@
 """Ranks as threads of one process, and a fabricated model whose every number is known by name, step and place."""
 
+import functools
 import pickle
 import threading
 import zlib
@@ -89,8 +90,14 @@ class Array:
 
 def truth(model_layout, name, step):
     """The whole tensor after a step."""
-    shape = model_layout.shapes[name.removeprefix(MOMENTS[0]).removeprefix(MOMENTS[1])]
-    return np.random.default_rng([step, zlib.crc32(name.encode())]).standard_normal(shape).astype(np.float32)
+    return _numbers(model_layout.shapes[name.removeprefix(MOMENTS[0]).removeprefix(MOMENTS[1])], name, step)
+
+
+@functools.lru_cache(maxsize=512)
+def _numbers(shape, name, step):
+    made = np.random.default_rng([step, zlib.crc32(name.encode())]).standard_normal(shape).astype(np.float32)
+    made.flags.writeable = False
+    return made
 
 
 def part(model_layout, name, rank, step):
@@ -120,10 +127,9 @@ def update_of(model_layout, rank, step):
     names = model_layout.names(model_layout.layout.place(rank).stage)
 
     def group(prefix):
-        arrays = [part(model_layout, prefix + name, rank, step or 0) for name in names]
-        return [
-            Array(prefix + name, array if step is not None else np.zeros_like(array)) for name, array in zip(names, arrays, strict=True)
-        ]
+        if step is None:
+            return [Array(prefix + name, np.zeros(model_layout.box(prefix + name, rank).shape, np.float32)) for name in names]
+        return [Array(prefix + name, part(model_layout, prefix + name, rank, step)) for name in names]
 
     return Update(group(""), group(MOMENTS[0]), group(MOMENTS[1]))
 
