@@ -98,7 +98,7 @@ def make_middles(arguments: argparse.Namespace, every: Problems[LineTask], tasks
     from mindformers_codellama.pipelines.infilling import InfillingPipeline, InfillOptions
 
     opened = open_from(arguments, alone="eval", infills=True)
-    given = {"do_sample": False, "max_new_tokens": LONGEST_LINE} | generation_options(arguments, sampling=False)
+    given = {"do_sample": False, "max_new_tokens": LONGEST_LINE, "use_past": True} | generation_options(arguments, sampling=False)
     pipe = InfillingPipeline(opened.model, opened.tokenizer, name=opened.name, **given)
     config = pipe.completed(pipe.generation.updated(seed=pipe.generation.seed or 0))
     infill = InfillOptions(suffix_first=ORDERS[arguments.order], until=arguments.until)

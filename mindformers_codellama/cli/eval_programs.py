@@ -221,7 +221,7 @@ def eval_generation(arguments: argparse.Namespace, opened: OpenedModel) -> Gener
     Raises:
         ConfigError: several samples that would all be the same.
     """
-    given = {"do_sample": False, "max_new_tokens": LONGEST_ANSWER} | generation_options(arguments, sampling=False)
+    given = {"do_sample": False, "max_new_tokens": LONGEST_ANSWER, "use_past": True} | generation_options(arguments, sampling=False)
     if arguments.num_samples > 1 and not given["do_sample"]:
         fix = "--do-sample --temperature 0.8 --top-p 0.95 --top-k 0, as in the paper."
         raise ConfigError("-n", f"{arguments.num_samples} greedy samples of a task are all the same.", fix=fix)

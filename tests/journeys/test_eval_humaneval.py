@@ -132,12 +132,35 @@ def test_a_dry_run_writes_nothing(tmp_path, monkeypatch, capsys):
     assert not list(tmp_path.iterdir())
 
 
+def blocks() -> list[str]:
+    return re.findall(r"```bash\n(.*?)```", PAGE.read_text(encoding="utf-8"), re.DOTALL)
+
+
+def test_the_other_sections_of_the_page_run(needs_sandbox, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    Path("HumanEval.jsonl.gz").write_bytes(gzip.compress(DATA.read_bytes()))
+    task = {"text": "Add.", "code": "def add(a):\n    return a + 1", "test_list": ["assert add(1) == 2"]}
+    Path("mbpp.jsonl").write_text("".join(json.dumps(task | {"task_id": number}) + "\n" for number in (2, 11, 12)))
+    Path("src").mkdir()
+    Path("src/add.py").write_text("".join(f"def add_{number}(a, b):\n    return a + {number} * b\n\n\n" for number in range(9)))
+    first, *others = blocks()
+    commands = [shlex.split(line) for line in "\n".join([first.splitlines()[0], *others]).splitlines() if line]
+    for program, *words in commands:
+        assert (program, main(words)) == ("codellama", 0), words
+    out = capsys.readouterr().out
+    assert "4 tasks in single_line.jsonl" in out
+    assert "exact match 0.0000 of 2 lines in 1 files" in out
+    assert "| pass@1 | 0 | 0 |  |" in out
+    assert sorted(path.name for path in Path("compared").iterdir()) == ["comparison.json", "comparison.md", "comparison.png"]
+    assert len(Path("ppl_tiny/windows.jsonl").read_text().splitlines()) > 0
+
+
 def test_the_page_runs(needs_sandbox, tmp_path, monkeypatch, capsys):
     result = doctest.testfile(str(PAGE), module_relative=False, encoding="utf-8")
     assert (result.attempted, result.failed) == (2, 0)
     monkeypatch.chdir(tmp_path)
     Path("HumanEval.jsonl.gz").write_bytes(gzip.compress(DATA.read_bytes()))
-    (block,) = re.findall(r"```bash\n(.*?)```", PAGE.read_text(encoding="utf-8"), re.DOTALL)
+    block, *_ = blocks()
     *commands, tool = (shlex.split(line) for line in block.splitlines())
     capsys.readouterr()
     for program, *words in commands:
