@@ -149,11 +149,15 @@ def read_target(words: str, mark: str | None, *, keep_backslashes: bool = False)
             raise ConfigError(words, "is not FILE:LINE:COL.", fix=fix)
         text = read_text(place.path)
         return Target(text, list(hole_at(text, place)), Path(place.path), place)
-    path = Path(words) if words != "-" and names_something(words) else None
+    path = Path(words) if words not in ("", "-") and names_something(words) else None
     if path is not None or words == "-":
         text = read_text(words)
     else:
         text = words if keep_backslashes else unescape(words)
+        if mark and mark not in text:
+            raise ConfigError(
+                words or "text", f"is no file, and as a text it has no mark {mark}.", fix="put the mark where something is missing."
+            )
     return Target(text, split_marks(text, mark), path)
 
 

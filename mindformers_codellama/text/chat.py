@@ -269,7 +269,9 @@ def _parts(messages: Sequence[Message]) -> tuple[Message | None, list[Turn], Mes
         expected = ("user", "assistant")[number % 2]
         if message.role != expected:
             raise GenerationError(
-                "messages", f"turn {number + 1} is from {message.role!r}, must be from {expected}: user and assistant alternate."
+                "messages",
+                f"turn {number + 1} is from {message.role!r}, must be from {expected}: user and assistant alternate.",
+                fix="one message from system may stand before all others." if message.role == "system" else "",
             )
     if len(rest) % 2 == 0:
         raise GenerationError("messages", "the last message must be from the user.")
