@@ -13,6 +13,7 @@ from collections.abc import Iterator
 import mindspore as ms
 import numpy as np
 from mindspore import nn
+from mindspore.common.initializer import initializer
 
 from mindformers_codellama.config.sections_pet import PetSection
 from mindformers_codellama.model.linear import Linear
@@ -49,7 +50,9 @@ def add_adapter(network: LlamaNetwork, pet: PetSection, seed: int) -> dict[str, 
     network.adapts = True
     if network.uses_kernels and mindspore_dtype(network.config.compute_dtype) == ms.bfloat16:
         for linear in _linears_of_blocks(network):
-            linear.weight.set_data(ms.Tensor(np.zeros(linear.weight.shape, np.float32)).astype(ms.bfloat16), slice_shape=False)
+            held = linear.weight  # another Parameter: `set_data` would keep the type
+            zeros = initializer("zeros", tuple(held.shape), ms.bfloat16)
+            linear.weight = ms.Parameter(zeros, name=held.name, requires_grad=False)
     return adapted
 
 
