@@ -43,7 +43,7 @@ take_tail() { # from MODEL on: sets model, weights, chips, positions
     words=("${words[@]:1}")
     case ${words[0]} in
         base) words=("${words[@]:1}") ;;
-        chat) fail "'chat': every model is asked with the dataset's own prompt, as the published figures were; write base." ;;
+        chat) fail "'chat' does not say which chat: write base, and for full_HumanEval --prompt-style llama2 or codellama-70b at the end." ;;
         lora) fail "'lora': adapters by request are not of this script; merge the adapter into the weights." ;;
     esac
     require_words 2

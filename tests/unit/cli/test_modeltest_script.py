@@ -77,7 +77,7 @@ def test_performance_in_the_words_of_the_guides(run):
         (["pa_fp16", "full_HumanEval", "[1,4]", "m", "W", 1], "BATCH is a whole number of at least 1, got '1,4'"),
         (["pa_fp16", "full_HumanEval", 1, "m"], "words are missing behind 'full_HumanEval'"),
         (["pa_fp16", "full_HumanEval", 1, "m", "W"], "words are missing behind 'full_HumanEval'"),
-        (["pa_fp16", "full_HumanEval", 1, "m", "chat", "W", 1], "'chat': every model is asked with the dataset's own prompt"),
+        (["pa_fp16", "full_HumanEval", 1, "m", "chat", "W", 1], "'chat' does not say which chat: write base"),
         (["pa_fp16", "full_HumanEval", 1, "m", "lora", "f", "W", 1], "'lora': adapters by request"),
         (
             ["pa_fp16", "full_HumanEval", 1, "m", "W", "table.json", 16, 2, 0, "ip"],
