@@ -44,7 +44,7 @@ def adapter_notes(run: RunConfig) -> list[str]:
     """Worth knowing."""
     if run.model.model_config.pet_config is None or run.run_mode in TRAINING_MODES:
         return []
-    return [f"{WHERE}: is for training; give a trained adapter with --adapter, or merge it (codellama merge-lora)."]
+    return [f"{WHERE}: is for training alone; a trained adapter is used with --adapter, or merged (codellama merge-lora)."]
 
 
 def _has_step_without_graph(run: RunConfig) -> bool:

@@ -12,6 +12,7 @@ from typing import Any
 from mindformers_codellama.checkpoint.hf_config import end_token_ids
 from mindformers_codellama.checkpoint.packed_open import checkpoint_config
 from mindformers_codellama.config.check import require_engine
+from mindformers_codellama.config.check_adapter import adapter_notes
 from mindformers_codellama.config.families import FAMILIES, model_facts
 from mindformers_codellama.config.generation import GenerationConfig
 from mindformers_codellama.config.model_config import ModelConfig
@@ -217,6 +218,8 @@ def source_of_run(run: RunConfig) -> Source:
         ConfigError: it asks for another engine.
     """
     require_engine(run, "native")
+    for note in adapter_notes(dataclasses.replace(run, run_mode="predict")):
+        logger.warning("%s", note)
     section = run.processor.tokenizer
     options = {
         key: getattr(section, key)

@@ -1,7 +1,13 @@
 """`pet_config`: which layers an adapter has, and what is refused."""
 
+import json
+import re
+import shlex
+from pathlib import Path
+
 import pytest
 
+from mindformers_codellama.cli.main import build_parser, main, parse
 from mindformers_codellama.config.check import notes, run_findings
 from mindformers_codellama.config.read import read_run
 from mindformers_codellama.config.sections_pet import PetSection
@@ -83,4 +89,30 @@ def test_what_stops_training_an_adapter_is_found(tmp_path, overrides):
 def test_prediction_passes_it_over_and_says_so(tmp_path):
     run = read(tmp_path, PET, "run_mode=predict")
     assert not [error for error in run_findings(run) if "pet_config" in str(error)]
-    assert [note for note in notes(run) if "pet_config: is for training; give a trained adapter with --adapter" in note]
+    assert [note for note in notes(run) if "pet_config: is for training alone; a trained adapter is used with --adapter" in note]
+
+
+def test_a_plan_of_an_adapter_is_refused_and_check_counts_its_memory(tmp_path, capsys):
+    """Of Llama 2 7B: rank 4 on wq and wv of 2 layers is 2 * 2 * 4 * (4096 + 4096) numbers."""
+    read(tmp_path)
+    assert main(["plan", str(tmp_path / "run.yaml")]) == 2
+    assert "pet_config: trains an adapter, on one rank" in capsys.readouterr().err
+    main(["check", str(tmp_path / "run.yaml"), "--json"])
+    memory = json.loads(capsys.readouterr().out)["memory"]
+    count = 2 * 2 * 4 * (4096 + 4096)
+    assert (memory["adapter"], memory["gradients"], memory["optimizer"]) == (4 * count, 4 * count, 8 * count)
+    weights = 2 * 32000 * 4096 + 2 * (4 * 4096**2 + 3 * 4096 * 11008) + 5 * 4096
+    assert memory["weights"] == 4 * weights
+    main(["check", str(tmp_path / "run.yaml"), "--json", "--set", "model.model_config.compute_dtype=bfloat16"])
+    narrow = json.loads(capsys.readouterr().out)["memory"]["weights"]
+    assert 4 * weights - narrow == 2 * 2 * (4 * 4096**2 + 3 * 4096 * 11008), "matrices of the blocks in bfloat16"
+
+
+def test_every_command_of_the_page_is_understood():
+    page = (Path(__file__).parents[3] / "docs" / "lora.md").read_text(encoding="utf-8")
+    commands = re.findall(r"^codellama (.+)$", page, re.MULTILINE)
+    assert {command.split()[0] for command in commands} == {"finetune", "predict", "infill", "chat", "merge-lora"}
+    for command in commands:
+        words = shlex.split(command, comments=True)
+        arguments = parse(build_parser([words[0]]), words)
+        assert arguments.command == words[0]
