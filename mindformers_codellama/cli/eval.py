@@ -22,6 +22,13 @@ SUITES: Mapping[str, tuple[str, str]] = {
 }
 """Suite to its module and the one line `codellama eval --help` shows."""
 
+EXAMPLES = """examples:
+  codellama eval humaneval CodeLlama-7b-hf --data HumanEval.jsonl.gz --output humaneval_7b --batch-size 8
+  codellama eval perplexity CodeLlama-7b-hf --data python-stdlib --window 2048 --stride 1024 --output ppl_7b
+  codellama eval compare humaneval_ascend humaneval_cpu --names 910B CPU
+more of each suite: codellama eval SUITE --help
+"""
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The suites."""
