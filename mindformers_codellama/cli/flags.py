@@ -9,6 +9,9 @@ from typing import Any, NoReturn
 
 from mindformers_codellama.errors import ConfigError
 
+CLOSE = 0.62
+"""Share of characters two flags have in common, from which on one is offered for the other; a little above the usual 0.6, for both begin with dashes."""
+
 
 class CommandParser(argparse.ArgumentParser):
     """A parser that remembers whether it was asked, so that unknown flags are compared with those of the command in use."""
@@ -89,7 +92,7 @@ def name_of(word: str) -> str:
 
 def nearest(word: str, flags: Sequence[str]) -> str:
     """The flag a misspelled one is nearest to; empty when none is near."""
-    found = get_close_matches(name_of(word), flags, n=1)
+    found = get_close_matches(name_of(word), flags, n=1, cutoff=CLOSE)
     return found[0] if found else ""
 
 

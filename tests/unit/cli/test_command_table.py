@@ -54,6 +54,7 @@ def test_no_words_print_help(capsys):
         (["check", TINY, "--jsn"], "--jsn: is not an option of check. Fix: did you mean --json? All: codellama check --help."),
         (["check", TINY, "--nonsense"], "--nonsense: is not an option of check. Fix: see codellama check --help."),
         (["check", TINY, "-x"], "-x: is not an option of check."),
+        (["export", "c", "--confg", "x"], "--confg: is not an option of export. Fix: see codellama export --help."),
         (["predict", "m", "a", "--max-lenght", "5"], "--max-lenght: is not an option of predict. Fix: did you mean --max-length?"),
         (["infer", "--model_dri=x"], "--model_dri: is not an option of infer. Fix: did you mean --model_dir?"),
         (["rank-table", "merge", "x", "--outptu", "y"], "--outptu: is not an option of rank-table merge. Fix: did you mean --output?"),
