@@ -10,7 +10,7 @@ from typing import Any, NoReturn
 from mindformers_codellama.errors import ConfigError
 
 CLOSE = 0.62
-"""Share of characters two flags have in common, from which on one is offered for the other; a little above the usual 0.6, for both begin with dashes."""
+"""Least share of characters in common with a flag that is offered; a little above the usual 0.6, for both begin with dashes."""
 
 
 class CommandParser(argparse.ArgumentParser):
