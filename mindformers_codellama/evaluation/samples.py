@@ -5,6 +5,7 @@ Sources: human-eval's README (`{"task_id": ..., "completion": ...}`) and `evalua
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 from collections import Counter
@@ -34,7 +35,7 @@ class LineFile:
         path: made when it is not there.
 
     Raises:
-        DataError: it cannot be written.
+        DataError: it cannot be written, or another process is writing it.
     """
 
     def __init__(self, path: Path) -> None:
@@ -42,9 +43,13 @@ class LineFile:
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             self._file: BinaryIO = path.open("ab+")
+            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)  # ends with the process, however it ends
             whole = _whole_lines(path)
             if whole < path.stat().st_size:
                 self._file.truncate(whole)
+        except BlockingIOError as error:
+            self._file.close()
+            raise DataError(path, "is being written by another run.", fix="wait for it, or give another --output.") from error
         except OSError as error:
             raise DataError(path, f"cannot be written: {error.strerror}.") from error
 

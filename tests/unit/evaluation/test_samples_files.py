@@ -131,3 +131,14 @@ def test_lines_that_are_no_verdicts_do_not_count(tmp_path):
     good = json.dumps(verdict_record(place, RIGHT, "passed", {}))
     path.write_text(f"[1]\nhalf\n{good}\n", encoding="utf-8")
     assert read_verdicts(path, {place: RIGHT}, {}) == {place: "passed"}
+
+
+def test_two_runs_do_not_write_one_file(tmp_path):
+    with LineFile(tmp_path / "s.jsonl") as file:
+        file.write([{"a": 1}])
+        with pytest.raises(DataError, match="is being written by another run"):
+            LineFile(tmp_path / "s.jsonl")
+        file.write([{"a": 2}])
+    with LineFile(tmp_path / "s.jsonl") as file:
+        file.write([{"a": 3}])
+    assert (tmp_path / "s.jsonl").read_text().count("\n") == 3
