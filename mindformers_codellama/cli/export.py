@@ -247,7 +247,7 @@ def plan_text(found: dict[str, Any]) -> str:
     """The same for a person."""
     from mindformers_codellama.checkpoint.files import size_text
 
-    shapes = "any length up to" if found["dynamic"] else "exactly"
+    shapes = "any length up to" if found["dynamic"] or found["operators"] != "standard" else "exactly"
     return "\n".join(
         [
             f"{'would write':12}{found['output']}: graphs {', '.join(found['graphs'])} of {found['ranks']} rank(s)",

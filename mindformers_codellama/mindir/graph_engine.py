@@ -14,6 +14,7 @@ from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
 import mindspore as ms
+import numpy as np
 from mindspore import nn
 
 from mindformers_codellama.config.sections_parallel import ContextSection
@@ -134,7 +135,7 @@ class GraphEngine:
         arrays = check_inputs(graph.signature, inputs, where=where, kv=self._manifest.kv, **limits)
         with nullcontext() if role in self._compiled else few_objects():
             try:
-                logits_BV: Float32 = self._cells[role](*(ms.Tensor(array) for array in arrays)).asnumpy()
+                logits_BV: Float32 = self._cells[role](*(ms.Tensor.from_numpy(np.ascontiguousarray(array)) for array in arrays)).asnumpy()
             except RuntimeError as error:
                 if self._manifest.operators != KERNELS:
                     raise
