@@ -64,10 +64,15 @@ def require_alike(first: Result, other: Result) -> None:
 def column(result: Result) -> dict[str, Any]:
     """What is told of one result alone."""
     count = len(result.values)
-    found: dict[str, Any] = {"name": result.name, "model": result.made.get("name") or result.made.get("model") or "", "tasks": count}
+    found: dict[str, Any] = {"name": result.name, "model": result.made.get("name") or result.made.get("model") or ""}
     if result.measure == "loss":
-        return found | {"tokens": int(sum(result.weights.values())), "loss": result.mean, "perplexity": math.exp(min(result.mean, 700.0))}
-    found |= {"samples": result.samples, "passed": round(sum(result.values.values()), 6), result.measure: result.mean}
+        return found | {
+            "windows": count,
+            "tokens": int(sum(result.weights.values())),
+            "loss": result.mean,
+            "perplexity": math.exp(min(result.mean, 700.0)),
+        }
+    found |= {"tasks": count, "samples": result.samples, "passed": round(sum(result.values.values()), 6), result.measure: result.mean}
     found["confidence_95"] = wilson_interval(result.mean, count)
     published = result.report.get("published", {})
     value = published.get(result.measure)

@@ -9,6 +9,7 @@ from typing import Any
 
 ROWS = {
     "tasks": "tasks",
+    "windows": "windows",
     "tokens": "tokens",
     "samples": "samples",
     "passed": "passed",
@@ -48,7 +49,7 @@ def markdown(found: Mapping[str, Any]) -> str:
 def _pairs_text(found: Mapping[str, Any], pairs: Sequence[Mapping[str, Any]]) -> str:
     """How each pair differs."""
     tested = any("p_value" in one for one in pairs)
-    head = ["pair", "tasks in common", "difference", "95 % of the difference"]
+    head = ["pair", "in common", "difference", "95 % of the difference"]
     head += ["both", "only the first", "only the second", "neither", "p (McNemar)"] if tested else []
     rows = []
     for one in pairs:

@@ -146,6 +146,7 @@ def test_perplexities_are_compared_by_window(tmp_path):
     assert found["pairs"][0]["difference"] == pytest.approx(-5 / 30)
     assert found["pairs"][0]["perplexity_ratio"] == pytest.approx(math.exp(-5 / 30))
     assert "| perplexity | 5.2945 | 6.2547 |" in markdown(found)
+    assert "| windows | 2 | 2 | 1 |" in markdown(found)
 
 
 def test_answers_of_choices_are_compared_by_question(tmp_path):
