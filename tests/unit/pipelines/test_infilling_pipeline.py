@@ -93,6 +93,12 @@ def test_texts_with_marks_are_filled_from_the_first_to_the_last():
     assert pipe.stats.prompt_tokens == sum(map(len, model.writer.prompts))
 
 
+def test_a_character_cut_by_the_longest_answer_leaves_no_mark_in_the_text():
+    ids = TINY.encode_infilling("a\U0001f98a")  # one piece, then four bytes
+    for count, wanted in ((len(ids) - 1, "a"), (len(ids), "a\U0001f98a")):
+        assert Model("a\U0001f98a").infill("x = '", "'", tokenizer=TINY, max_new_tokens=count, **PLAIN) == wanted
+
+
 def test_every_form_of_input_is_taken():
     for given in ("a<FILL>b", ("a", "b"), {"prefix": "a", "suffix": "b"}, Hole("a", "b"), ["a<FILL>b"], [["a", "b"]]):
         assert InfillingPipeline(Model("-"), TINY)(given, **PLAIN)[0]["infilling_text"] == "a-b"
