@@ -51,17 +51,19 @@ def shell(text, folder):
 @pytest.mark.timeout(900)
 def test_the_commands_of_the_page_run(place):
     printed = [shell(block, place) for block in re.findall(r"```bash\n(.*?)```", PAGE, re.DOTALL)]
-    assert len(printed) == 5
+    assert len(printed) == 6
     assert "onnx/full.onnx" in printed.pop()
     assert "would write" in printed[0]
     assert printed[0].count("verified    ") == 2
-    assert [text.count("verified    ") for text in printed[1:]] == [1, 3, 2]
+    assert [text.count("verified    ") for text in printed[1:]] == [1, 3, 2, 2]
     assert {path.parent.parent.name for path in place.glob("*/export/manifest.json")} == {
         "mindir",
         "mf",
         "single",
         "paged",
         "int8",
+        "fast",
+        "fast_int8",
         "secret",
     }
     data = place / "mindir/mindir_full_checkpoint/rank_0_variables/data_0"
@@ -71,9 +73,11 @@ def test_the_commands_of_the_page_run(place):
     live = shell(f'codellama predict {CONFIG} "def add(a, b):\\n" --load-checkpoint tiny.ckpt --max-length 40 --no-stream', place)
     answer = live.strip().splitlines()[-1]
     assert len(answer) > 20
-    for name, key in (("mindir", ""), ("single", ""), ("paged", ""), ("mf", ""), ("secret", "--key_file mindir.key")):
+    assert answer in printed[3], "the kernels' graphs, asked on the page"
+    packed = shell('codellama predict packed "def add(a, b):\\n" --max-length 40 --no-stream', place).strip().splitlines()[-1]
+    for name, key in (("mindir", ""), ("single", ""), ("paged", ""), ("mf", ""), ("secret", "--key_file mindir.key"), ("fast_int8", "")):
         command = f'codellama infer --model_dir {name} {key} --add_special_tokens True --predict_data "def add(a, b):\\n" --max_length 40'
-        assert answer in shell(command, place), name
+        assert (packed if name == "fast_int8" else answer) in shell(command, place), name
     (python,) = re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL)
     check = "\nimport numpy as np\nprint(decoder.prefill(np.ones((1, 3), np.int32), np.array([3], np.int32)).shape)"
     assert shell(f"python - <<'END'\n{python}{check}\nEND", place).strip() == "(1, 2048)"
@@ -81,13 +85,14 @@ def test_the_commands_of_the_page_run(place):
 
 def test_the_commands_refuse_in_one_line(place, monkeypatch, capsys):
     monkeypatch.chdir(place)
-    made = f"export {CONFIG} --output here"
+    made, on_ascend = f"export {CONFIG} --output here", "--operators codellama-cpu --target ascend".split()
     cases = [
         (["export"], 2, "DIR: nothing to export is named."),
         ([*made.split()], 2, "load_checkpoint: there are no weights to export."),
         ([*made.split(), "--load-checkpoint", "none.ckpt"], 3, "none.ckpt: does not exist"),
         ([*made.split(), "--load-checkpoint", "tiny.ckpt", "--format", "air"], 2, "--format: got 'air': AIR is written by Ascend's own"),
         ([*made.split(), "--load-checkpoint", "tiny.ckpt", "--dtype", "bfloat16"], 2, "no bfloat16 matrix product.*--no-verify"),
+        ([*made.split(), "--load-checkpoint", "tiny.ckpt", *on_ascend], 2, "--operators: got codellama-cpu for the target ascend"),
         (["export", "--verify-only", "none"], 3, "none/export/manifest.json: is missing"),
         (["run", "--config", CONFIG, "--run_mode", "export", "--model.model_config.use_past", "False"], 2, "use_past: got False"),
     ]
