@@ -70,6 +70,7 @@ def test_only_the_adapter_is_trained_saved_and_moved(tmp_path, base):
     assert json.loads((found.adapter / "adapter_config.json").read_text())["lora_alpha"] == 8
 
 
+@pytest.mark.slow
 def test_a_resumed_adapter_must_be_the_same_and_lie_on_the_same_model(tmp_path, base, capsys):
     path = write(base, tmp_path / "l.yaml", tmp_path / "l", pet=PET | {"lora_dropout": 0.0})
     assert main(["finetune", str(path)]) == 0

@@ -79,7 +79,18 @@ PATTERNS = {"rank_pattern": {"q_proj": 2}, "alpha_pattern": {"layers.1.mlp.up_pr
 HEAD = {"target_modules": ["lm_head", "q_proj"]}
 
 
-@pytest.mark.parametrize("settings", [{}, {"use_rslora": True}, PATTERNS, HEAD], ids=["plain", "rslora", "patterns", "head"])
+SLOW = pytest.mark.slow
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        pytest.param({}, marks=SLOW, id="plain"),
+        pytest.param({"use_rslora": True}, marks=SLOW, id="rslora"),
+        pytest.param(PATTERNS, id="patterns"),
+        pytest.param(HEAD, marks=SLOW, id="head"),
+    ],
+)
 def test_an_adapter_of_peft_gives_its_logits(tmp_path, graph_mode, base, settings):
     choose_kernels()
     wanted = peft_adapter(base, tmp_path / "a", **settings)
@@ -93,7 +104,7 @@ def test_an_adapter_of_peft_gives_its_logits(tmp_path, graph_mode, base, setting
     assert np.array_equal(ours(model), before), "without an adapter everything is as it was"
 
 
-@pytest.mark.parametrize("kernels", ["auto", pytest.param("off", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("kernels", ["auto", pytest.param("off", marks=SLOW)])
 def test_several_adapters_are_switched_and_answers_follow(tmp_path, graph_mode, base, kernels):
     choose_kernels(kernels)
     for number, name in enumerate("ab"):
@@ -118,7 +129,7 @@ def test_several_adapters_are_switched_and_answers_follow(tmp_path, graph_mode, 
     choose_kernels()
 
 
-@pytest.mark.parametrize("compute_dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("compute_dtype", ["float32", pytest.param("bfloat16", marks=SLOW)])
 def test_an_adapter_trained_here_is_peft_s(tmp_path, graph_mode, base, compute_dtype):
     """Five steps beside torch's AdamW on peft's modules, from the same A: the same loss, then the same A, B and logits."""
     if choose_kernels() is None:
@@ -179,7 +190,7 @@ def peft_name(module):
     return to_theirs(f"{module}.weight").removesuffix(".weight")
 
 
-@pytest.mark.parametrize("dtype", ["keep", "bfloat16"])
+@pytest.mark.parametrize("dtype", ["keep", pytest.param("bfloat16", marks=SLOW)])
 def test_merged_logits_are_those_of_peft_s_own_merge(tmp_path, base, dtype):
     peft_adapter(base, tmp_path / "a")
     convert(base, tmp_path / "merged", to="hf", dtype=dtype, options=Options(adapter=tmp_path / "a"))
