@@ -11,9 +11,8 @@ from mindformers_codellama.cli.main import main
 def run() -> int:
     """Read MindFormers' flags and call `codellama data prepare`; its exit code."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument(
-        "--dataset_type", default="wiki", choices=("wiki", "qa", "text"), help="text: documents, as codellama data prepare --text"
-    )
+    kinds = ("wiki", "qa", "text")
+    parser.add_argument("--dataset_type", default="wiki", choices=kinds, help="text: documents, as codellama data prepare --text")
     parser.add_argument("--input_glob", required=True, help="one file; with text also a folder or a quoted glob")
     parser.add_argument("--output_file", required=True, help="mindrecord to write")
     parser.add_argument("--tokenizer", default="llama", choices=("llama",))

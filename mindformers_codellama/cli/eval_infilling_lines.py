@@ -26,6 +26,8 @@ from mindformers_codellama.evaluation.samples import Place, read_answers, read_s
 
 LONGEST_LINE = 64
 """Tokens of an answer when nothing is said."""
+PREFIX = "prefix"
+ORDER_HELP = "prefix or suffix first; auto chooses by the cursor; prefix: without the suffix, as a model that cannot infill is asked"
 EXAMPLES = """examples:
   codellama eval infilling-lines CodeLlama-7b-hf --files python-stdlib --output lines_7b --batch-size 8
   codellama eval infilling-lines CodeLlama-7b-hf --files src --lines 5 --order spm --until eot --output lines_src --json
@@ -49,7 +51,7 @@ def add_arguments(suite: argparse.ArgumentParser) -> None:
     group.add_argument("--batch-size", type=int, metavar="N", help="lines at once; default: the configuration's")
     add_opening_arguments(suite)
     group = suite.add_argument_group("infilling")
-    group.add_argument("--order", choices=tuple(ORDERS), default="auto", help="prefix or suffix first; auto chooses by the cursor")
+    group.add_argument("--order", choices=(*ORDERS, PREFIX), default="auto", help=ORDER_HELP)
     group.add_argument(
         "--until", choices=("line", "eot"), default="line", help="an answer ends with its line, or where the model says (default: line)"
     )
@@ -93,15 +95,18 @@ def read_tasks(arguments: argparse.Namespace) -> tuple[Problems[LineTask], Probl
 
 def make_middles(arguments: argparse.Namespace, every: Problems[LineTask], tasks: Problems[LineTask], begun: int) -> dict[str, Any]:
     """Fill in the lines that are missing; how it is done."""
-    from mindformers_codellama.evaluation.ask_middles import ask_for_middle
+    from mindformers_codellama.evaluation.ask_middles import ask_for_middle, ask_to_continue
     from mindformers_codellama.evaluation.generate_samples import generate_samples, missing_places
     from mindformers_codellama.pipelines.infilling import InfillingPipeline, InfillOptions
 
-    opened = open_from(arguments, alone="eval", infills=True)
+    opened = open_from(arguments, alone="eval", infills=arguments.order != PREFIX)
     given = {"do_sample": False, "max_new_tokens": LONGEST_LINE, "use_past": True} | generation_options(arguments, sampling=False)
     pipe = InfillingPipeline(opened.model, opened.tokenizer, name=opened.name, **given)
     config = pipe.completed(pipe.generation.updated(seed=pipe.generation.seed or 0))
-    infill = InfillOptions(suffix_first=ORDERS[arguments.order], until=arguments.until)
+    if arguments.order == PREFIX:
+        ask = ask_to_continue(pipe, arguments.until, config)
+    else:
+        ask = ask_for_middle(pipe, InfillOptions(suffix_first=ORDERS[arguments.order], until=arguments.until), config)
     made = model_settings(arguments, opened, config) | {
         "files": arguments.files,
         "split": arguments.split,
@@ -129,7 +134,7 @@ def make_middles(arguments: argparse.Namespace, every: Problems[LineTask], tasks
             opened.tokenizer,
             config,
             tasks.tasks,
-            ask_for_middle(pipe, infill, config),
+            ask,
             places,
             path,
             batch_size=arguments.batch_size or opened.batch_size,

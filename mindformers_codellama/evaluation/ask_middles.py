@@ -6,7 +6,11 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from mindformers_codellama.config.generation import GenerationConfig
 from mindformers_codellama.evaluation.generate_samples import Ask, Asked
+from mindformers_codellama.generation.infill_stop import infill_stop
+from mindformers_codellama.generation.stopping import AnswerRule
 from mindformers_codellama.text.holes import Hole
+from mindformers_codellama.text.infilling import prefix_ids
+from mindformers_codellama.text.infilling_fit import keep_tail
 
 if TYPE_CHECKING:
     from mindformers_codellama.pipelines.infilling import InfillingPipeline, InfillOptions
@@ -39,5 +43,31 @@ def ask_for_middle(pipe: InfillingPipeline, infill: InfillOptions, config: Gener
             return {"completion": hole.with_line_ends(text), "finish_reason": reason, "order": order, "trimmed": prompt.trimmed}
 
         return Asked(ids=prompt.ids, rule=rule, record=record)
+
+    return ask
+
+
+def ask_to_continue(pipe: InfillingPipeline, until: str, config: GenerationConfig) -> Ask:
+    """The text before the cursor alone, as a model without infilling sees it: what infilling has to be better than.
+
+    Args:
+        pipe: model and tokenizer.
+        until: where an answer ends, as for middles, by the rule that knows the suffix.
+        config: from `pipe.completed`.
+    """
+    tokenizer = pipe.tokenizer
+    assert config.max_new_tokens is not None
+    room = pipe.model.decoder(use_past=config.use_past).max_length - config.max_new_tokens - 1  # one more for <s>
+
+    def ask(task: HoleTask) -> Asked:
+        hole = task.hole
+        prefix, suffix = hole.prefix.replace("\r\n", "\n"), hole.suffix.replace("\r\n", "\n")
+        kept = keep_tail(tokenizer, prefix, room)
+        rule = AnswerRule(stop=infill_stop(prefix, suffix, until=until), apart=True)
+
+        def record(text: str, reason: str) -> dict[str, Any]:
+            return {"completion": hole.with_line_ends(text), "finish_reason": reason, "order": "prefix", "trimmed": kept != prefix}
+
+        return Asked(ids=[tokenizer.bos_token_id, *prefix_ids(tokenizer, kept)], rule=rule, record=record)
 
     return ask

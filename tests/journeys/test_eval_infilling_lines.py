@@ -51,6 +51,19 @@ def test_a_killed_run_goes_on_to_the_same_answers_and_report(reuse, folder, sour
     assert json.loads(out)["exact_match"] == 0
 
 
+def test_order_prefix_asks_with_the_text_before_alone(reuse, folder, sources, tmp_path, capsys):
+    words = (folder, "--files", sources, "--max-new-tokens", NEW, "--order", "prefix", "--until", "eot", "--output", tmp_path)
+    assert evaluate(capsys, *words)[0] == 0
+    opened = open_model.open_model(folder, load_checkpoint="")
+    records = [json.loads(line) for line in (tmp_path / "samples.jsonl").read_text().splitlines()]
+    assert {record["order"] for record in records} == {"prefix"}
+    before = "def add(a, b):\n"
+    [found] = [record["completion"] for record in records if record["task_id"] == "one.py:2"]
+    ids = opened.tokenizer.encode(before)
+    [row] = opened.model.generate([ids], max_new_tokens=NEW, do_sample=False, eos_token_id=[opened.tokenizer.eot_id, 2])
+    assert found == opened.tokenizer.decode_infilling(row[len(ids) :])
+
+
 def test_right_answers_are_all_exact_and_nothing_is_made_again(reuse, folder, sources, tmp_path, capsys):
     words = (folder, "--files", sources, "--max-new-tokens", NEW, "--output", tmp_path, "--json")
     assert evaluate(capsys, *words)[0] == 0
