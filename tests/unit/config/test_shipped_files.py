@@ -24,7 +24,7 @@ TINY = {
     )
 }
 DEMO = {"codellama/pretrain_codellama_demo"}
-LORA = {"codellama/finetune_codellama_tiny_lora", "codellama/finetune_codellama_7b_lora"}
+LORA = {f"codellama/finetune_codellama_{size}_lora" for size in ("tiny", "demo", "7b")}
 MODES = {"run": "train", "pretrain": "train", "finetune": "finetune", "predict": "predict"}
 
 
