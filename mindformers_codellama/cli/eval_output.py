@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import fields
 from pathlib import Path
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from mindformers_codellama.config.generation import GenerationConfig
     from mindformers_codellama.pipelines.open_model import OpenedModel
 
+WEIGHT_SUFFIXES = (".safetensors", ".ckpt", ".bin", ".pth")
 SAMPLES, SETTINGS, REPORT = "samples.jsonl", "settings.json", "report.json"
 
 
@@ -30,15 +31,35 @@ def model_settings(arguments: argparse.Namespace, opened: OpenedModel, config: G
         opened: the model.
         config: every option of generation; None when nothing is generated.
     """
+    from mindformers_codellama.pipelines.adapters import split_name
+
     names = ("load_checkpoint", "tokenizer", "dtype", "weights", "device", "overrides", "seq_length", "adapter")
     made: dict[str, Any] = {
         "model": arguments.model,
         "name": opened.name,
         "opened_with": {name: getattr(arguments, name) for name in names},
     }
+    adapters = [split_name(given)[1] for given in arguments.adapter]
+    if places := [place for place in (opened.weights, opened.adapter, *adapters) if place]:
+        made["weights_digest"] = weights_digest(places)
     if config is not None:
         made["decoding"] = {field.name: getattr(config, field.name) for field in fields(config)}
     return made
+
+
+def weights_digest(places: Sequence[str]) -> str:
+    """A text that is another one when other weights stand in the same place, as after further training.
+
+    Args:
+        places: files, or directories of them, in order.
+    """
+    from mindformers_codellama.train.plan import fingerprint
+
+    files: list[Path] = []
+    for place in (Path(place).expanduser() for place in places):
+        found = sorted(place.rglob("*")) if place.is_dir() else [place]
+        files += [file for file in found if file.suffix in WEIGHT_SUFFIXES and file.is_file()]
+    return fingerprint(tuple(files))
 
 
 def keep_settings(path: Path, made: dict[str, Any], *, begun: bool) -> None:
@@ -48,7 +69,11 @@ def keep_settings(path: Path, made: dict[str, Any], *, begun: bool) -> None:
         ConfigError: samples are there that were made otherwise.
     """
     if begun:
-        old = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+        try:
+            old = dict(json.loads(path.read_text(encoding="utf-8")))
+        except (OSError, ValueError, TypeError) as error:
+            problem = "is missing or damaged: nobody knows how the samples beside it were made."
+            raise ConfigError(path, problem, fix="give another --output.") from error
         changed = [name for name in made if old.get(name) != made[name]]
         if changed:
             problem = f"holds samples that were made with another {' and '.join(changed)}."

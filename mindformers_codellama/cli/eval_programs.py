@@ -128,9 +128,17 @@ def run_programs(arguments: argparse.Namespace, suite: Suite) -> int:
     if arguments.dry_run or task.sandbox is None:
         return 0
     completions = read_samples(task.samples, task.problems, every=task.every)
+    every = read_samples(task.samples, task.every, partial=True) | completions
     with bar("sample", arguments) as show:
         results = score(
-            completions, task.problems, task.sandbox, task.limits, results_path(task.samples), workers=arguments.workers, on_verdict=show
+            completions,
+            task.problems,
+            task.sandbox,
+            task.limits,
+            results_path(task.samples),
+            every=every,
+            workers=arguments.workers,
+            on_verdict=show,
         )
     made |= conditions_of(task.every, task.sandbox, task.limits)
     figures = suite.published(arguments, name, task.every)

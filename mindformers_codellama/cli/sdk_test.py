@@ -69,7 +69,7 @@ def sdk_main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--config", default=CONFIG, type=Path, metavar="FILE", help="default: %(default)s in the current folder")
     arguments, more = parser.parse_known_args(argv)
     start_logging()
-    if int(os.environ.get("RANK", "0")) > 0:
+    if os.environ.get("RANK", "0") not in ("", "0"):
         print(f"rank {os.environ['RANK']}: nothing to do, rank 0 evaluates alone.", file=sys.stderr)
         return 0
     words = [*command_of(arguments.task, read_config(arguments.config), arguments.config), *more]

@@ -34,7 +34,7 @@ class Result:
     @property
     def made(self) -> Mapping[str, Any]:
         """How."""
-        return dict(self.report.get("made", {}))
+        return dict(self.report["made"])
 
     @property
     def yes_or_no(self) -> bool:
@@ -65,7 +65,7 @@ def read_result(path: Path, name: str = "") -> Result:
         raise DataError(file, f"cannot be read: {error.strerror}.", fix=fix) from error
     except ValueError as error:
         raise DataError(file, f"is not JSON: {error}.", fix="run the evaluation again.") from error
-    if not isinstance(report, dict):
+    if not isinstance(report, dict) or not all(isinstance(report.setdefault(key, {}), dict) for key in ("made", "published")):
         raise DataError(file, "is no report of codellama eval.", fix="give the --output folder of an evaluation.")
     suite = str(report.get("suite", ""))
     folder = file.parent
@@ -96,6 +96,8 @@ def _solved(path: Path, key: str, passed: Callable[[Mapping[str, Any]], bool]) -
             found[str(record[key])][int(record.get("number", 0))] = passed(record)
         except KeyError as error:
             raise DataError(where, f"has no {error.args[0]}.", fix="run the evaluation again.") from error
+        except (TypeError, ValueError) as error:
+            raise DataError(where, "has a number that is none.", fix="run the evaluation again.") from error
     if not found:
         raise DataError(path, "holds no result.", fix="run the evaluation again.")
     return found
@@ -109,6 +111,8 @@ def _losses(path: Path) -> tuple[dict[str, float], dict[str, float]]:
             losses[record["window"]], tokens[record["window"]] = float(record["loss"]), float(record["tokens"])
         except KeyError as error:
             raise DataError(where, f"has no {error.args[0]}.", fix="run the evaluation again with another --output.") from error
+        except (TypeError, ValueError) as error:
+            raise DataError(where, "has a number that is none.", fix="run the evaluation again with another --output.") from error
     if not losses:
         raise DataError(path, "holds no window.", fix="run codellama eval perplexity with --output.")
     return losses, tokens

@@ -115,7 +115,7 @@ def read_answers(
         DataError: unreadable, lines that are no samples, unknown tasks, tasks without a sample.
     """
     known = (every or problems).tasks
-    data = read_bytes(path)
+    data = read_bytes(path, fix="give a file of samples, as --generate-only writes it.")
     if partial:
         data = data[: data.rfind(b"\n") + 1]
     found: dict[Place, dict[str, Any]] = {}
@@ -163,17 +163,49 @@ def read_verdicts(path: Path, samples: Mapping[Place, str], conditions: Mapping[
         conditions: sandbox and limits now.
     """
     found: dict[Place, str] = {}
-    if not path.exists():
-        return found
-    for line in read_bytes(path).split(b"\n"):
-        try:
-            record = json.loads(line)
-            place = Place(record["task_id"], record["number"])
-            if samples.get(place) == record["completion"] and record["conditions"] == conditions:
-                found[place] = str(record["result"])
-        except (ValueError, KeyError, TypeError):
-            continue
+    for line in read_bytes(path).split(b"\n") if path.exists() else ():
+        if (verdict := _verdict_of(line)) and _holds(verdict, samples, conditions):
+            found[verdict[0]] = str(verdict[1]["result"])
     return found
+
+
+def drop_stale_verdicts(path: Path, samples: Mapping[Place, str], conditions: Mapping[str, Any]) -> None:
+    """Take the verdicts out of a file that no longer hold, so that whoever reads it finds those of the samples alone.
+
+    Args:
+        path: as for `read_verdicts`; lines that are no verdicts of ours stay.
+        samples: all completions now.
+        conditions: sandbox and limits now.
+
+    Raises:
+        DataError: it cannot be written, or another process is writing it.
+    """
+    from mindformers_codellama.checkpoint.files import atomic_file
+
+    if not path.exists():
+        return
+    with LineFile(path):
+        lines = read_bytes(path).splitlines(keepends=True)
+        kept = [line for line in lines if not (verdict := _verdict_of(line)) or _holds(verdict, samples, conditions)]
+        if len(kept) < len(lines):
+            with atomic_file(path, force=True) as file:
+                file.write(b"".join(kept))
+
+
+def _verdict_of(line: bytes) -> tuple[Place, dict[str, Any]] | None:
+    """A line of `verdict_record`; None for any other."""
+    try:
+        record = json.loads(line)
+        place, named = Place(record["task_id"], record["number"]), {"completion", "conditions", "result"} <= set(record)
+        hash(place)
+    except (ValueError, KeyError, TypeError):
+        return None
+    return (place, record) if named else None
+
+
+def _holds(verdict: tuple[Place, dict[str, Any]], samples: Mapping[Place, str], conditions: Mapping[str, Any]) -> bool:
+    place, record = verdict
+    return samples.get(place) == record["completion"] and record["conditions"] == conditions
 
 
 def verdict_record(place: Place, completion: str, result: str, conditions: Mapping[str, Any]) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from typing import Any
 
 from mindformers_codellama.evaluation.judge import judge
 from mindformers_codellama.evaluation.problems import Problem, Problems
-from mindformers_codellama.evaluation.samples import LineFile, Place, read_verdicts, verdict_record
+from mindformers_codellama.evaluation.samples import LineFile, Place, drop_stale_verdicts, read_verdicts, verdict_record
 from mindformers_codellama.evaluation.sandbox import Limits, Sandbox
 
 
@@ -28,6 +28,7 @@ def score(  # noqa: PLR0913 - what a run is made of
     limits: Limits,
     results: Path,
     *,
+    every: Mapping[Place, str] | None = None,
     workers: int = 0,
     on_verdict: Callable[[int, int], object] | None = None,
 ) -> dict[Place, str]:
@@ -38,7 +39,8 @@ def score(  # noqa: PLR0913 - what a run is made of
         problems: holds their tasks.
         sandbox: where programs run.
         limits: of each.
-        results: JSON lines that are written as verdicts come; those there that still hold are taken.
+        results: JSON lines that are written as verdicts come; those there that still hold are taken, others of ours taken out.
+        every: completions of tasks that are not wanted now, too, whose verdicts stay; None is `samples`.
         workers: samples at once; 0 is the number of cores.
         on_verdict: called with (done, all).
 
@@ -46,6 +48,7 @@ def score(  # noqa: PLR0913 - what a run is made of
         EnvironmentFault: the sandbox failed. What was judged is kept, then as after Ctrl-C.
     """
     conditions = conditions_of(problems, sandbox, limits)
+    drop_stale_verdicts(results, samples if every is None else every, conditions)
     found = read_verdicts(results, samples, conditions)
     left = [place for place in samples if place not in found]
     stop = threading.Event()

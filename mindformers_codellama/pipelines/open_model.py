@@ -88,6 +88,10 @@ class OpenedModel:
     """Registry name; empty when unknown."""
     comm: Comm = SINGLE
     """This process among the ranks that hold the model; all of them generate, one shows it."""
+    weights: str = ""
+    """Checkpoint that was loaded; empty when the weights are random."""
+    adapter: str = ""
+    """Low-rank adapter that belongs to the model; empty when none does."""
 
 
 def is_yaml(source: str | Path) -> bool:
@@ -187,6 +191,8 @@ def open_source(source: Source) -> OpenedModel:
         batch_size=source.batch_size,
         name=source.name,
         comm=ranks.comm,
+        weights=source.weights,
+        adapter=source.adapter,
     )
 
 

@@ -93,7 +93,7 @@ dataset() { # full_NAME [SHOTS] BATCH MODEL ...
     require_count BATCH "$batch"
     words=("${words[@]:1}")
     take_tail
-    [[ " ${flags[*]} " == *" --data "* ]] || data=(--data "$(data_of "$name")")
+    [[ " ${flags[*]} " == *" --data"[\ =]* ]] || data=(--data "$(data_of "$name")")
     [ "$chips" = 1 ] || echo "run.sh: $chips chips are named; one process holds the model (over ranks: docs/multiple_choice.md)." >&2
     export PYTHONPATH="$root${PYTHONPATH:+:$PYTHONPATH}"
     # shellcheck disable=SC2046 # two words

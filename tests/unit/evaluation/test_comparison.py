@@ -128,6 +128,21 @@ def test_three_results_are_each_compared_with_the_first(two, tmp_path):
     assert markdown(found).count("910B3 / ") == 2
 
 
+@pytest.mark.parametrize(
+    ("name", "text", "says"),
+    [
+        ("report.json", '{"suite": "humaneval", "made": [1]}', "is no report"),
+        ("report.json", '{"suite": "humaneval", "published": 1}', "is no report"),
+        ("samples.jsonl_results.jsonl", '{"task_id": "T/0", "passed": true, "number": null}\n', ":1: has a number that is none"),
+    ],
+)
+def test_damaged_results_are_refused(tmp_path, name, text, says):
+    path = folder(tmp_path / "a", [True, False])
+    (path / name).write_text(text)
+    with pytest.raises(DataError, match=says):
+        read_result(path)
+
+
 def test_several_samples_of_a_task_have_no_mcnemar(tmp_path):
     one, other = (folder(tmp_path / name, [True, False, True], samples=2) for name in "ab")
     found = compare([read_result(one), read_result(other)])

@@ -126,10 +126,30 @@ def test_what_was_judged_is_not_judged_again_unless_the_sample_or_the_limits_cha
     assert len(judged) == 2
 
 
+def test_a_file_of_verdicts_holds_those_of_the_present_samples_alone(tmp_path, judged):
+    path, sandbox = results_path(tmp_path / "samples.jsonl"), Sandbox(bwrap="")
+    one, two, other = Place("Tiny/0", 0), Place("Tiny/0", 1), Place("Tiny/1", 0)
+    score({one: RIGHT, two: WRONG, other: WRONG}, PROBLEMS, sandbox, Limits(), path)
+    score({one: RIGHT}, PROBLEMS, sandbox, Limits(), path, every={one: RIGHT, other: WRONG})
+    assert len(judged) == 3
+    assert set(read_places(path)) == {one, other}
+    score({one: WRONG}, PROBLEMS, sandbox, Limits(), path, every={one: WRONG, other: WRONG})
+    score({one: WRONG}, PROBLEMS, sandbox, Limits(cpu_seconds=9), path)
+    path.write_text('{"task_id": "Tiny/0", "passed": true}\n[1]\n' + path.read_text())  # not ours: not touched
+    score({one: RIGHT}, PROBLEMS, sandbox, Limits(), path)
+    assert path.read_text().startswith('{"task_id": "Tiny/0", "passed": true}\n[1]\n')
+    assert read_places(path)[2:] == [one]
+
+
+def read_places(path):
+    records = [json.loads(line) for line in path.read_text().splitlines()]
+    return [Place(one["task_id"], one["number"]) if "number" in one else None for one in records]
+
+
 def test_lines_that_are_no_verdicts_do_not_count(tmp_path):
     path, place = tmp_path / "r.jsonl", Place("Tiny/0", 0)
     good = json.dumps(verdict_record(place, RIGHT, "passed", {}))
-    path.write_text(f"[1]\nhalf\n{good}\n", encoding="utf-8")
+    path.write_text(f'[1]\nhalf\n{{"task_id": [], "number": 0}}\n{good}\n', encoding="utf-8")
     assert read_verdicts(path, {place: RIGHT}, {}) == {place: "passed"}
 
 
