@@ -149,7 +149,7 @@ def _findings(path: Path, values: Mapping[str, Any]) -> list[CodeLlamaError]:
     if not _is_whole(values.get("r")) or values["r"] < 1:
         refuse("r", f"is {values.get('r')!r}, not a whole number of at least 1.")
     if not _is_number(values.get("lora_alpha", 8)):
-        refuse("lora_alpha", f"is {values['lora_alpha']!r}, not a number.")
+        refuse("lora_alpha", f"is {values['lora_alpha']!r}, not a finite number.")
     for key, is_right in (("rank_pattern", _is_whole), ("alpha_pattern", _is_number)):
         pattern = values.get(key) or {}
         if not isinstance(pattern, dict) or not all(map(is_right, pattern.values())):
@@ -192,4 +192,4 @@ def _is_whole(value: object) -> bool:
 
 
 def _is_number(value: object) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool)
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)

@@ -72,7 +72,7 @@ def read_adapter(path: str | Path) -> Adapter:
     """Read a directory that PEFT, MindFormers or we wrote.
 
     Raises:
-        CheckpointError: no adapter; damaged; not of a Llama; A and B that do not fit each other or the ranks of the configuration;
+        CheckpointError: no adapter; damaged; not of a Llama; A and B that do not fit each other or the ranks of the configuration, or are not finite;
             or it asks for what is not computed here (`adapter_config`). All findings at once.
     """
     path = Path(path).expanduser()
@@ -100,6 +100,7 @@ def read_adapter(path: str | Path) -> Adapter:
         raise CheckpointError(file, "holds no adapter: it has no tensor.")
     raise_all(error for name, sides in found.items() for error in _pair_findings(file, config, name, sides))
     weights = {name: LowRank(_float32(sides["A"]), _float32(sides["B"]), config.scale_of(_module(name))) for name, sides in found.items()}
+    raise_all(_not_finite(file, name) for name, pair in weights.items() if not (np.isfinite(pair.a).all() and np.isfinite(pair.b).all()))
     return Adapter(path, config, weights)
 
 
@@ -176,6 +177,11 @@ def _pair_findings(file: Path, config: AdapterConfig, name: str, sides: Mapping[
         problem = f"has A {list(a_shape)} and B {list(b_shape)}, but by {CONFIG_FILE} A is [{rank}, I] and B [O, {rank}]."
         return [CheckpointError(f"{file}: {module}", problem, fix="give the two files that were written together.")]
     return []
+
+
+def _not_finite(file: Path, name: str) -> CheckpointError:
+    problem = "holds NaN or infinite values, which would spoil every answer."
+    return CheckpointError(f"{file}: {_module(name)}", problem, fix="take an earlier adapter, or train with a smaller learning rate.")
 
 
 def _module(weight: str) -> str:

@@ -77,7 +77,8 @@ def keep_settings(path: Path, made: dict[str, Any], *, begun: bool) -> None:
         changed = [name for name in made if old.get(name) != made[name]]
         if changed:
             problem = f"holds samples that were made with another {' and '.join(changed)}."
-            raise ConfigError(path.parent, problem, fix="give another --output, or the same options.")
+            others = " The files of weights at this path are others now." if "weights_digest" in changed else ""
+            raise ConfigError(path.parent, problem + others, fix="give another --output, or the same options.")
     write_json(path, made)
 
 

@@ -51,6 +51,13 @@ def rename(folder, old, new):
     save_file({name.replace(old, new): values for name, values in load_file(path).items()}, path)
 
 
+def spoil(folder):
+    path = folder / "adapter_model.safetensors"
+    held = load_file(path)
+    held[f"{HF_QUERY}.lora_B.weight"][0, 0] = np.inf
+    save_file(held, path)
+
+
 def test_names_and_values_are_peft_s(adapter):
     found = load_file(adapter / "adapter_model.safetensors")
     layer = "base_model.model.model.layers.0.mlp.down_proj"
@@ -103,6 +110,8 @@ BROKEN = {
     "cut short": (lambda folder: (folder / "adapter_model.safetensors").write_bytes(b"1234"), "not a safetensors file"),
     "another rank": (lambda folder: change(folder, r=4), r"has A \[3, 24\] and B \[16, 3\], but by adapter_config.json A is \[4, I\]"),
     "rank 0": (lambda folder: change(folder, r=0), "r: is 0, not a whole number of at least 1"),
+    "alpha is no number": (lambda folder: change(folder, lora_alpha=float("nan")), "lora_alpha: is nan, not a finite number"),
+    "diverged": (lambda folder: spoil(folder), "q_proj: holds NaN or infinite values"),
     "another method": (lambda folder: change(folder, peft_type="IA3"), "peft_type: is 'IA3'; only LORA"),
     "unknown key": (lambda folder: change(folder, use_new_trick=True), "use_new_trick: is True.*unknown here"),
     "dora": (lambda folder: change(folder, use_dora=True), "use_dora: is True.*DoRA"),

@@ -22,6 +22,8 @@ def test_settings_that_nobody_can_read_are_refused(tmp_path, text):
     with pytest.raises(ConfigError, match="another model"):
         keep_settings(path, {"model": "n"}, begun=True)
     assert json.loads(path.read_text()) == {"model": "m"}
+    with pytest.raises(ConfigError, match="files of weights at this path are others now"):
+        keep_settings(path, {"model": "m", "weights_digest": "1"}, begun=True)
 
 
 def made(weights, *adapters) -> dict:
