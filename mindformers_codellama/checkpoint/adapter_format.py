@@ -72,8 +72,8 @@ def read_adapter(path: str | Path) -> Adapter:
     """Read a directory that PEFT, MindFormers or we wrote.
 
     Raises:
-        CheckpointError: no adapter; damaged; not of a Llama; A and B that do not fit each other or the ranks of the configuration, or are not finite;
-            or it asks for what is not computed here (`adapter_config`). All findings at once.
+        CheckpointError: no adapter; damaged; not of a Llama; A and B that do not fit each other or the ranks of the configuration, or
+            are not finite; or it asks for what is not computed here (`adapter_config`). All findings at once.
     """
     path = Path(path).expanduser()
     if not path.is_dir():
