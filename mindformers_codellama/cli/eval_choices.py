@@ -126,7 +126,8 @@ def read_task(arguments: argparse.Namespace, suite: Suite) -> Task:
     exam = read_exam(arguments.data, suite, split=arguments.split, shots=arguments.shots)
     names = tuple(name.strip() for name in arguments.subjects.split(",") if name.strip())
     questions = exam.chosen(names, arguments.limit)
-    return Task(exam=exam, questions=questions, there=read_given(arguments.output, exam.questions))
+    there = read_given(arguments.output, exam.questions, asked_shots=arguments.shots)
+    return Task(exam=exam, questions=questions, there=there)
 
 
 def answer_missing(arguments: argparse.Namespace, task: Task, opened: OpenedModel) -> tuple[dict[str, Any], dict[int, Given]]:

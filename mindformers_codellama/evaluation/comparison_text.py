@@ -14,7 +14,7 @@ ROWS = {
     "samples": "samples",
     "passed": "passed",
     "pass@1": "pass@1",
-    "accuracy": "accuracy",
+    "accuracy": "accuracy over questions",
     "exact_match": "exact match",
     "loss": "loss (nats per token)",
     "perplexity": "perplexity",

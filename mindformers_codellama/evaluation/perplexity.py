@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from mindformers_codellama.errors import DataError
+from mindformers_codellama.errors import DataError, GenerationError
 from mindformers_codellama.evaluation.problems import read_bytes
 from mindformers_codellama.evaluation.samples import LineFile
 from mindformers_codellama.evaluation.windows import Window
@@ -48,7 +48,8 @@ def window_losses(
         Key to loss, in the order of `windows`.
 
     Raises:
-        DataError: the file holds other windows or cannot be written; KeyboardInterrupt: `should_stop`.
+        DataError: the file holds other lines or cannot be written; GenerationError: a loss that is not finite;
+        KeyboardInterrupt: `should_stop`.
     """
     found = read_losses(path, windows) if path is not None and path.exists() else {}
     left = [window for window in windows if window.key not in found]
@@ -71,7 +72,11 @@ def window_losses(
 
 
 def batch_losses(logits: RowLogits, batch: Sequence[Window]) -> list[float]:
-    """Loss of each window, summed in float64 over the predictions that count."""
+    """Loss of each window, summed in float64 over the predictions that count.
+
+    Raises:
+        GenerationError: it is not finite.
+    """
     from mindformers_codellama.pipelines.compare_weights import chosen_losses
 
     parts: list[list[float]] = [[] for _ in batch]
@@ -80,7 +85,12 @@ def batch_losses(logits: RowLogits, batch: Sequence[Window]) -> list[float]:
         kept = np.flatnonzero(window.counts[here])
         if len(kept):
             parts[number].append(math.fsum(chosen_losses(logits_CV[kept], window.labels[here][kept])))
-    return [math.fsum(part) for part in parts]
+    sums = [math.fsum(part) for part in parts]
+    for window, loss in zip(batch, sums, strict=True):
+        if not math.isfinite(loss):
+            fix = "check the checkpoint (codellama check), or compute in float32 or bfloat16: float16 overflows at 65504."
+            raise GenerationError(f"window {window.key}", f"the loss is {loss}: the model's logits are no finite numbers.", fix=fix)
+    return sums
 
 
 def read_losses(path: Path, windows: Sequence[Window]) -> dict[str, float]:
@@ -96,6 +106,8 @@ def read_losses(path: Path, windows: Sequence[Window]) -> dict[str, float]:
         try:
             record = json.loads(line)
             key, loss = record["window"], float(record["loss"])
+            if not math.isfinite(loss):
+                raise ValueError
         except (ValueError, KeyError, TypeError) as error:
             raise DataError(f"{path}:{number}", 'is no {"window": ..., "loss": ...}.', fix="give another --output.") from error
         if key in known:  # others are of a run without --limit

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from mindformers_codellama.errors import DataError
+from mindformers_codellama.evaluation.samples import results_path
 
 REPORT = "report.json"
 
@@ -55,7 +56,7 @@ def read_result(path: Path, name: str = "") -> Result:
         name: shown above its column; empty takes the folder's or file's.
 
     Raises:
-        DataError: no report, or tasks that cannot be read.
+        DataError: no report, tasks that cannot be read, or fewer of them than the report tells of.
     """
     file = path / REPORT if path.is_dir() else path
     try:
@@ -67,17 +68,26 @@ def read_result(path: Path, name: str = "") -> Result:
         raise DataError(file, f"is not JSON: {error}.", fix="run the evaluation again.") from error
     if not isinstance(report, dict) or not all(isinstance(report.setdefault(key, {}), dict) for key in ("made", "published")):
         raise DataError(file, "is no report of codellama eval.", fix="give the --output folder of an evaluation.")
+    found = _read(file, report, name or (path.resolve().name if path.is_dir() else file.stem.removesuffix("_report")))
+    told = next((report[key] for key in ("windows", "questions", "tasks") if isinstance(report.get(key), int)), 0)
+    if len(found.values) < told:
+        problem = f"tells of {told} tasks, but only {len(found.values)} are in the file beside it."
+        raise DataError(file, problem, fix="run the evaluation again, with another --output when that does not help.")
+    return found
+
+
+def _read(file: Path, report: Mapping[str, Any], shown: str) -> Result:
     suite = str(report.get("suite", ""))
     folder = file.parent
-    shown = name or (path.resolve().name if path.is_dir() else file.stem.removesuffix("_report"))
     if "perplexity" in report:
         losses, tokens = _losses(folder / "windows.jsonl")
         return Result(name=shown, suite=suite, measure="loss", values=losses, weights=tokens, samples=len(losses), report=report)
     if "accuracy" in report:
         solved = _solved(folder / "answers.jsonl", "question_id", lambda record: record["predict"] == record["truth"])
         return _counted(shown, suite, "accuracy", solved, report)
-    samples = "samples" if file.name == REPORT else file.stem.removesuffix("_report")
-    solved = _solved(folder / f"{samples}.jsonl_results.jsonl", "task_id", lambda record: record["passed"] is True)
+    named = report["made"].get("samples", f"{file.stem.removesuffix('_report')}.jsonl")
+    samples = "samples.jsonl" if file.name == REPORT else Path(str(named)).name
+    solved = _solved(results_path(folder / samples), "task_id", lambda record: record["passed"] is True)
     return _counted(shown, suite, "exact_match" if suite == "infilling-lines" else "pass@1", solved, report)
 
 

@@ -77,8 +77,13 @@ class Records:
         self._cache.write_lines(cache_line(prompt.question, answer.letter) for prompt, answer in pairs)
 
 
-def read_given(folder: Path, questions: Sequence[Question]) -> dict[int, Given]:
+def read_given(folder: Path, questions: Sequence[Question], *, asked_shots: int = 5) -> dict[int, Given]:
     """Answers that are there already, by question number; a half last line does not count.
+
+    Args:
+        folder: of `Records`.
+        questions: of the data.
+        asked_shots: examples a prompt has when there is room; taken for the answers when the file of details is lost.
 
     Raises:
         DataError: lines that are not of these questions.
@@ -88,7 +93,7 @@ def read_given(folder: Path, questions: Sequence[Question]) -> dict[int, Given]:
         return {}
     known = {question.number: question for question in questions}
     shots = _shots(folder / ANSWERS)
-    full = max(shots.values(), key=lambda value: value or 0, default=0)
+    full = max(shots.values(), key=lambda value: value or 0, default=asked_shots)
     found: dict[int, Given] = {}
     findings: list[CodeLlamaError] = []
     lines = path.read_bytes().decode("utf-8", "replace").split("\n")[:-1]

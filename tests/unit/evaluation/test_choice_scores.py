@@ -146,6 +146,8 @@ def test_the_cache_is_that_of_the_atb_scripts_and_a_half_line_does_not_count(tmp
     assert read_given(tmp_path, EXAM.questions) == {0: Given("A", 4), 1: Given("B", 4), 4: Given("A", 4)}
     with Records(tmp_path) as records:
         records.add(pairs(5))
+    (tmp_path / "answers.jsonl").unlink()  # lost: nobody says then that prompts had fewer examples
+    assert {given.shots for given in read_given(tmp_path, EXAM.questions, asked_shots=3).values()} == {3}
     assert (tmp_path / "cache.csv").read_text().endswith("\n4,college_physics,A,A\n5,college_physics,B,D\n")
 
 

@@ -133,6 +133,7 @@ def test_three_results_are_each_compared_with_the_first(two, tmp_path):
     [
         ("report.json", '{"suite": "humaneval", "made": [1]}', "is no report"),
         ("report.json", '{"suite": "humaneval", "published": 1}', "is no report"),
+        ("report.json", '{"suite": "humaneval", "tasks": 3}', "tells of 3 tasks, but only 2 are in the file"),
         ("samples.jsonl_results.jsonl", '{"task_id": "T/0", "passed": true, "number": null}\n', ":1: has a number that is none"),
     ],
 )
@@ -141,6 +142,15 @@ def test_damaged_results_are_refused(tmp_path, name, text, says):
     (path / name).write_text(text)
     with pytest.raises(DataError, match=says):
         read_result(path)
+
+
+@pytest.mark.parametrize("samples", ["a.jsonl", "a.jsonl.gz", "a.txt"])
+def test_scored_samples_are_found_whatever_their_ending(tmp_path, samples):
+    path = folder(tmp_path / "a", [True, False])
+    (path / "samples.jsonl_results.jsonl").rename(path / f"{samples}_results.jsonl")
+    report = path / f"{samples.rpartition('.')[0]}_report.json"
+    report.write_text(json.dumps({"suite": "humaneval", "tasks": 2, "made": {"samples": f"elsewhere/{samples}"}}))
+    assert read_result(report).values == {"T/0": 1.0, "T/1": 0.0}
 
 
 def test_several_samples_of_a_task_have_no_mcnemar(tmp_path):

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from mindformers_codellama.data.wikitext import clean
-from mindformers_codellama.errors import ConfigError, DataError
+from mindformers_codellama.errors import ConfigError, DataError, GenerationError
 from mindformers_codellama.evaluation.documents import read_documents, total
 from mindformers_codellama.evaluation.perplexity import perplexity_report, window_losses
 from mindformers_codellama.evaluation.windows import require_stride, sliding_windows
@@ -64,6 +64,21 @@ def test_windows_do_not_change_the_loss_of_a_model_that_sees_one_token(window, s
     windows = list(sliding_windows("a", ids, window=window, stride=stride))
     found = window_losses(bigram, windows, batch_size=batch)
     assert math.fsum(found.values()) == pytest.approx(bigram_loss(ids), rel=1e-6)  # float32 logits 0 and 1 are exact; the sum rounds
+
+
+def test_a_loss_that_is_no_number_is_refused_and_not_kept(tmp_path):
+    windows = list(sliding_windows("a", list(range(7)), window=5, stride=5))
+
+    def spoilt(rows):
+        for number, first, logits in bigram(rows):
+            yield number, first, np.where(np.arange(VOCAB) == 2, np.float32(np.nan), logits)
+
+    with pytest.raises(GenerationError, match="window a:0: the loss is nan"):
+        window_losses(spoilt, windows, tmp_path / "w.jsonl")
+    assert (tmp_path / "w.jsonl").read_bytes() == b""
+    (tmp_path / "w.jsonl").write_text('{"window": "a:0", "loss": NaN, "tokens": 5}\n')
+    with pytest.raises(DataError, match=":1: is no"):
+        window_losses(bigram, windows, tmp_path / "w.jsonl")
 
 
 def test_an_interrupted_run_reads_only_what_is_missing(tmp_path):
