@@ -191,7 +191,8 @@ def make_samples(arguments: argparse.Namespace, task: Task, suite: Suite) -> tup
     """Generate what is missing; how samples are made, and the model's registry name."""
     from mindformers_codellama.evaluation.generate_samples import generate_samples, missing_places
 
-    there = read_samples(task.samples, task.problems, every=task.every, partial=True) if task.samples.exists() else {}
+    every = read_samples(task.samples, task.every, partial=True) if task.samples.exists() else {}
+    there = {place: completion for place, completion in every.items() if place.task_id in task.problems.tasks}
     places = missing_places(task.problems, task.every, arguments.num_samples, there)
     if arguments.dry_run:
         print(f"{len(there)} samples are there, {len(places)} would be made in {task.samples}")
@@ -200,7 +201,7 @@ def make_samples(arguments: argparse.Namespace, task: Task, suite: Suite) -> tup
     questions = suite.questions(arguments, opened, eval_generation(arguments, opened), task.every)
     made = model_settings(arguments, opened, questions.config) | {"data_sha256": task.every.sha256, **questions.made}
     made = dict(json.loads(json.dumps(made)))
-    keep_settings(task.samples.with_name(SETTINGS), made, begun=bool(there))
+    keep_settings(task.samples.with_name(SETTINGS), made, begun=bool(every))
     with bar("sample", arguments) as show, stopping_on_interrupt() as should_stop:
         count = [len(there)]
 

@@ -133,7 +133,9 @@ def _precision(model: str, keys: Mapping[str, str], where: str) -> list[str]:
     words += ["--answer-by", "generation"]
     for key, flag in (("batch", "--batch-size"), ("shot", "--shots"), ("seq_len_out", "--max-new-tokens")):
         value = keys[key]
-        words += [flag, str(number(f"{where} {key}", value)) if (key, value) != ("shot", "0") else "0"]
+        if key == "shot" and not value.isdecimal():
+            raise ConfigError(f"{where} shot", f"got {value!r}, must be a whole number of at least 0.")
+        words += [flag, str(int(value) if key == "shot" else number(f"{where} {key}", value))]
     return words
 
 

@@ -153,7 +153,7 @@ def parse_problem(kind: type[ProblemT], where: str, line: str) -> ProblemT:
     """A line as a problem.
 
     Raises:
-        DataError: fields that are missing or no text.
+        DataError: fields that are missing or no text; a problem of another suite.
     """
     record = json_object(where, line)
     names = [field.name for field in fields(kind)]
@@ -161,6 +161,9 @@ def parse_problem(kind: type[ProblemT], where: str, line: str) -> ProblemT:
     missing = [name for name in needed if name not in record]
     if missing:
         raise DataError(where, f"has no {', '.join(missing)}.", fix=f"a problem has {', '.join(needed)}.")
+    if "suffix" in record and "suffix" not in names:
+        problem = "has a suffix: it is a task of filling in the middle, not of writing on."
+        raise DataError(where, problem, fix="give HumanEval's own file here, and this one to codellama eval humaneval-infilling.")
     values = {name: record[name] for name in names if name in record}
     wrong = [name for name, value in values.items() if not isinstance(value, str)]
     if wrong:

@@ -51,6 +51,15 @@ def test_the_model_is_asked_with_three_solved_tasks(reuse, folder, theirs, token
     assert (code, "made with another data_sha256" not in err, "another prompt and shots" in err) == (2, True, True), err
 
 
+def test_tasks_of_another_split_do_not_make_other_options_welcome(reuse, folder, data, tmp_path, capsys):
+    words = (folder, "--data", data, "--output", tmp_path / "o", "--generate-only", "--shots", 1)
+    assert evaluate(capsys, *words, "--max-new-tokens", NEW)[0] == 0
+    code, _, err = evaluate(capsys, *words, "--max-new-tokens", NEW + 1, "--split", "all")
+    assert (code, "made with another decoding" in err) == (2, True), err
+    code, _, err = evaluate(capsys, *words, "--max-new-tokens", NEW + 1, "--split", "prompt")
+    assert (code, "made with another decoding" in err) == (2, True), err
+
+
 def test_a_chat_model_is_asked_for_the_code_between_tags(reuse, folder, theirs, tokenizer, data, tmp_path, capsys):
     words = (folder, "--data", data, "--output", tmp_path / "o", "--max-new-tokens", NEW, "--generate-only", "--shots", 0, "--limit", 1)
     code, _, err = evaluate(capsys, *words, "--prompt-style", "llama2")

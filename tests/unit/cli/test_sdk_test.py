@@ -38,6 +38,11 @@ def test_every_key_of_precision_and_further_flags(ran):
     assert words[-10:] == ["--batch-size", "8", "--shots", "0", "--max-new-tokens", "4", "--answer-by", "logit", "--limit", "3"]
 
 
+def test_no_examples_are_allowed_and_the_message_says_so(ran, capsys):
+    assert ran(MODEL + PRECISION + "shot=six\n", "--task", "precision") == 2
+    assert "shot: got 'six', must be a whole number of at least 0" in capsys.readouterr().err
+
+
 def test_performance_is_the_sweep_of_powers_of_two_or_the_pairs(ran):
     words = ran(MODEL + "[performance]\nmodel_name=vicuna_13b\nbatch_size=4\nmax_len_exp=10\nmin_len_exp=5\n", "--task", "performance")
     expected = ["performance", "./llama2-7b_parallel", "--batch", "4", "--model-name", "vicuna_13b"]

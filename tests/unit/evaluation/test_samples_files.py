@@ -35,6 +35,7 @@ def test_compressed_and_plain_files_are_the_same(tmp_path):
         ("{", ":1: is not JSON"),
         (json.dumps(vars(ADD) | {"test": 3}), "test must be text"),
         (json.dumps(vars(ADD) | {"entry_point": "f()"}), "is no name of a function"),
+        (json.dumps(vars(ADD) | {"suffix": "    return c\n"}), ":1: has a suffix: it is a task of filling in the middle"),
         ((json.dumps(vars(ADD)) + "\n") * 2, ":2: task Tiny/0 is there already"),
     ],
 )
