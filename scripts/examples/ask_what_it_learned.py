@@ -55,14 +55,14 @@ def show(opened: OpenedModel, questions: list[tuple[dict[str, str], list[int]]],
         print(textwrap.indent(answer, "       | "))
         if not same:
             print(textwrap.indent(record["output"].strip(), "       expected | "))
-    print(f"\n{right} of {len(questions)} answers equal the ones it was trained on, to the letter.")
+    print(f"\n{right} of {len(questions)} answers equal the expected ones, to the letter.")
     return 0 if right >= at_least else 1
 
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("config", help="YAML file of the model")
-    parser.add_argument("--load-checkpoint", required=True, help="finetuned weights")
+    parser.add_argument("--load-checkpoint", default="", help="finetuned weights, where CONFIG names none")
     parser.add_argument("--data", required=True, help="the Alpaca file it was finetuned on")
     parser.add_argument("--tokenizer", default="codellama_tiny")
     parser.add_argument("--prompt-style", default="alpaca", help="how it was finetuned; see codellama predict --help")
