@@ -137,6 +137,7 @@ class LlamaForCausalLM(CausalLM, LlamaNetwork):
         if use_past not in self._decoders:
             reason = self._plain_because(use_past)
             if reason:
+                self._require_plain(reason)
                 logger.info("decoding with plain MindSpore operators: %s", reason)
             else:
                 logger.info("decoding with the network kernel, level %s, weights float32", kernels_in_use())
@@ -166,6 +167,13 @@ class LlamaForCausalLM(CausalLM, LlamaNetwork):
         if others:
             return f"{', '.join(others)}; the kernel takes float32 networks and packed weights (--weights)"
         return "" if kernels_in_use() else "kernels are off or cannot be used"
+
+    def _require_plain(self, reason: str) -> None:
+        """Refuse types that MindSpore's own operators do not compute with; `reason`: why the network kernel does not."""
+        if dtype_findings(self.config, current_device()):
+            problem = f"bfloat16 is computed with by the kernels alone on a CPU, and they do not generate here: {reason}."
+            fix = "write use_past: True (--use-past), or compute_dtype: float32 (--dtype float32)."
+            raise ConfigError("model.model_config.compute_dtype", problem, fix=fix)
 
 
 def existing(checkpoint: str | Path) -> Path:

@@ -9,7 +9,7 @@ import pytest
 from mindformers_codellama.checkpoint.convert import convert
 from mindformers_codellama.config.mindformers_api import LlamaConfig
 from mindformers_codellama.errors import CheckpointError, ConfigError, Findings, GenerationError, TokenizerError
-from mindformers_codellama.kernels.choose import plain_operators
+from mindformers_codellama.kernels.choose import kernels_in_use, plain_operators
 from mindformers_codellama.model.initial import init_parameters
 from mindformers_codellama.pipelines.causal_lm import LlamaForCausalLM, strip_pads
 
@@ -50,6 +50,14 @@ def test_every_form_of_the_same_prompts_gives_the_same_answers(model):
     assert same(model.generate(ms.Tensor(right, ms.int32)), wanted)
     assert same(model.generate([np.array([5, 6, 7]), np.array([8, 9, 10, 11, 0, 0])]), wanted)
     assert same([model.generate(np.array(row))[0] for row in ([5, 6, 7], [8, 9, 10, 11])], wanted)
+
+
+@pytest.mark.skipif(not kernels_in_use(), reason="no kernels: the model is refused earlier")
+def test_bfloat16_without_a_cache_is_refused_before_mindspore_fails():
+    narrow = LlamaForCausalLM(LlamaConfig(**SETTINGS | {"compute_dtype": "bfloat16"}))
+    assert len(narrow.generate([5, 6, 7])[0]) > 3
+    with pytest.raises(ConfigError, match="use_past is False. Fix: write use_past: True"):
+        narrow.generate([5, 6, 7], use_past=False)
 
 
 def test_use_past_gives_the_same_tokens_as_reading_everything_again(model):
