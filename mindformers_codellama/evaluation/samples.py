@@ -128,7 +128,8 @@ def read_answers(
             record = _sample(line, f"{path}:{number}")
             if record["task_id"] not in known:
                 problem = f"task {record['task_id']!r} is not in {problems.path.name}."
-                raise DataError(f"{path}:{number}", problem, fix="give the --data file that the samples were made for.")
+                fix = "give what the samples were made for: --data, or --files, --pick-seed and at least as many --lines."
+                raise DataError(f"{path}:{number}", problem, fix=fix)
         except DataError as error:
             findings.append(error)
             continue
