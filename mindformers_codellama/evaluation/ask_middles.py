@@ -11,6 +11,7 @@ from mindformers_codellama.generation.stopping import AnswerRule
 from mindformers_codellama.text.holes import Hole
 from mindformers_codellama.text.infilling import prefix_ids
 from mindformers_codellama.text.infilling_fit import keep_tail
+from mindformers_codellama.text.stream import without_cut_character
 
 if TYPE_CHECKING:
     from mindformers_codellama.pipelines.infilling import InfillingPipeline, InfillOptions
@@ -23,6 +24,11 @@ class HoleTask(Protocol):
     def hole(self) -> Hole:
         """The cursor."""
         ...
+
+
+def middle(hole: Hole, text: str, reason: str) -> str:
+    """An answer as `codellama infill` puts it into the file."""
+    return hole.with_line_ends(without_cut_character(text, reason))
 
 
 def ask_for_middle(pipe: InfillingPipeline, infill: InfillOptions, config: GenerationConfig) -> Ask:
@@ -40,7 +46,7 @@ def ask_for_middle(pipe: InfillingPipeline, infill: InfillOptions, config: Gener
 
         def record(text: str, reason: str) -> dict[str, Any]:
             order = "spm" if prompt.suffix_first else "psm"
-            return {"completion": hole.with_line_ends(text), "finish_reason": reason, "order": order, "trimmed": prompt.trimmed}
+            return {"completion": middle(hole, text, reason), "finish_reason": reason, "order": order, "trimmed": prompt.trimmed}
 
         return Asked(ids=prompt.ids, rule=rule, record=record)
 
@@ -66,7 +72,7 @@ def ask_to_continue(pipe: InfillingPipeline, until: str, config: GenerationConfi
         rule = AnswerRule(stop=infill_stop(prefix, suffix, until=until), apart=True)
 
         def record(text: str, reason: str) -> dict[str, Any]:
-            return {"completion": hole.with_line_ends(text), "finish_reason": reason, "order": "prefix", "trimmed": kept != prefix}
+            return {"completion": middle(hole, text, reason), "finish_reason": reason, "order": "prefix", "trimmed": kept != prefix}
 
         return Asked(ids=[tokenizer.bos_token_id, *prefix_ids(tokenizer, kept)], rule=rule, record=record)
 

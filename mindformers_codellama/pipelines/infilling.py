@@ -22,7 +22,7 @@ from mindformers_codellama.text.holes import FILL_MARK, Hole
 from mindformers_codellama.text.infilling import infilling_pieces, require_infilling
 from mindformers_codellama.text.infilling_fit import Snippet, comment_mark
 from mindformers_codellama.text.infilling_prompt import FRAME, InfillingPrompt, infilling_prompt
-from mindformers_codellama.text.stream import REPLACEMENT
+from mindformers_codellama.text.stream import without_cut_character
 from mindformers_codellama.text.tokenizer import LlamaTokenizer
 
 logger = logging.getLogger(__name__)
@@ -274,12 +274,9 @@ class InfillingPipeline:
 
 
 def infillings(holes: Sequence[Hole], prompts: Sequence[InfillingPrompt], result: GenerationResult) -> list[Infilling]:
-    """The middles of answers that were made with texts; fewer than cursors when the last ones were cancelled.
-
-    The bytes of a character that the longest answer cut in two are left out: a file shall not get marks of what is missing.
-    """
+    """The middles of answers that were made with texts; fewer than cursors when the last ones were cancelled."""
     assert result.texts is not None
-    texts = (text.rstrip(REPLACEMENT) if why == "length" else text for text, why in zip(result.texts, result.finish_reasons, strict=False))
+    texts = (without_cut_character(text, why) for text, why in zip(result.texts, result.finish_reasons, strict=False))
     return [
         Infilling(
             hole=hole,

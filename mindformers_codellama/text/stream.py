@@ -161,3 +161,8 @@ class TokenStream:
         if text:
             self._head = None
         return text
+
+
+def without_cut_character(text: str, finish_reason: str) -> str:
+    """A middle without the bytes of a character that the longest answer cut in two: a file shall not get marks of what is missing."""
+    return text.rstrip(REPLACEMENT) if finish_reason == "length" else text

@@ -61,7 +61,7 @@ def test_order_prefix_asks_with_the_text_before_alone(reuse, folder, sources, tm
     [found] = [record["completion"] for record in records if record["task_id"] == "one.py:2"]
     ids = opened.tokenizer.encode(before)
     [row] = opened.model.generate([ids], max_new_tokens=NEW, do_sample=False, eos_token_id=[opened.tokenizer.eot_id, 2])
-    assert found == opened.tokenizer.decode_infilling(row[len(ids) :])
+    assert found == opened.tokenizer.decode_infilling(row[len(ids) :]).rstrip("\ufffd")  # a character cut in two is left out
 
 
 def test_right_answers_are_all_exact_and_nothing_is_made_again(reuse, folder, sources, tmp_path, capsys):
