@@ -1,13 +1,14 @@
 #!/usr/bin/env bash
-# Makes the two models this project ships, codellama_demo and codellama_demo_instruct, from nothing but this machine's Python:
+# Makes two small models, codellama_demo and codellama_demo_instruct, from nothing but this machine's Python:
 # tokenizer, infilling tasks of the standard library, pretraining, Hugging Face files, instructions, a low-rank adapter, evaluation.
-# About an hour and a half on one core, all but ten minutes of it pretraining; run again, it goes on where it stopped.
+# About an hour and a half on one core, nearly all of it pretraining; run again, it goes on where it stopped.
 #
 #   bash scripts/train_demo.sh                     writes output/demo/{codellama_demo,codellama_demo_instruct,held_out_*}
 #   bash scripts/train_demo.sh --output DIR
 #   bash scripts/train_demo.sh --rows 400          the same steps on a part, to see that they work
 #
-# The shipped files were made by these commands with CPython 3.11.7; another Python has another library.
+# Made once: held-out perplexity 13.7 per token, 51 of 60 instructions of unseen wording right, but infilling no better than
+# continuing: parts of long files fill their rows, so the model learned where a middle ends by the length of the row. Not shipped.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 source scripts/environment.sh
@@ -15,7 +16,7 @@ source scripts/environment.sh
 output=output/demo rows=0 instructions=3000
 while [ $# -gt 0 ]; do
     case $1 in
-        -h | --help) sed -n '2,10s/^# \{0,1\}//p' "$0"; exit 0 ;;
+        -h | --help) sed -n '2,11s/^# \{0,1\}//p' "$0"; exit 0 ;;
         --output | --rows)
             [ $# -ge 2 ] || { echo "error: $1 needs a value; see --help" >&2; exit 2; }
             case $1 in --output) output=$2 ;; --rows) rows=$2 instructions=200 ;; esac

@@ -23,7 +23,7 @@ from mindformers_codellama.cli.generation_options import (
     unescape,
 )
 from mindformers_codellama.cli.interrupts import stopping_on_interrupt
-from mindformers_codellama.demo import DEMO
+from mindformers_codellama.demo import DEMO, shipped_model
 from mindformers_codellama.errors import ConfigError, DataError
 from mindformers_codellama.text.holes import FILL_MARK, Hole, Place, hole_at, parse_place, split_marks
 
@@ -39,7 +39,7 @@ EXAMPLES = r"""examples:
   codellama infill CodeLlama-7b-hf --fill '<FILL>' 'def add(a, b):\n    <FILL>\n\nprint(add(1, 2))'
   codellama infill CodeLlama-7b-hf --fill '<FILL>' draft.py --json
   cat draft.py | codellama infill CodeLlama-7b-hf --fill '<FILL>' -
-without a model the one in CODELLAMA_MODEL is taken, else codellama_demo, the small one that is shipped: codellama infill src/app.py:41:9
+with CODELLAMA_MODEL in the environment the model need not be named: codellama infill src/app.py:41:9
 models that can: Code Llama 7B and 13B (base and Instruct) and 70B base; not 34B, not the Python models
 """
 BACKUP = ".bak"
@@ -117,15 +117,17 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def model_and_target(words: Sequence[str]) -> tuple[str, str]:
-    """The model and what to fill in, from the words of the command line; without a model the shipped small one.
+    """The model and what to fill in, from the words of the command line.
 
     Raises:
-        ConfigError: too few or too many words.
+        ConfigError: too few or too many words, or no model at all.
     """
     if len(words) == 1:
         model = os.environ.get(MODEL_VARIABLE, "")
+        if not model and not shipped_model(DEMO):
+            raise ConfigError("model", "no model is named.", fix=f"codellama infill MODEL {words[0]}, or set {MODEL_VARIABLE}.")
         if not model:
-            print(f"no model is named: {DEMO}, the small one that is shipped, answers.", file=sys.stderr)
+            print(f"no model is named: {DEMO} answers.", file=sys.stderr)
         return model or DEMO, words[0]
     if len(words) != 2:
         problem = "there is nothing to fill in." if not words else f"got {len(words)} words: one model and one place can be given."

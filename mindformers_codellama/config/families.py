@@ -104,7 +104,7 @@ _DEMO = ModelFacts(
     can_infill=True,
     prompt_style="completion",
     stop_token_ids=(2,),
-    source="this project: trained on Python's standard library and shipped, see demo/assets/codellama_demo/README.md",
+    source="this project: made by scripts/train_demo.sh from Python's standard library",
 )
 _DEMO_INSTRUCT = replace(_DEMO, name="codellama_demo_instruct", prompt_style="llama2")
 

@@ -92,7 +92,7 @@ class LlamaForCausalLM(CausalLM, LlamaNetwork):
         """A model with its weights.
 
         Args:
-            name_or_path: `codellama_demo` or `codellama_demo_instruct`, which are shipped; a Hugging Face directory; one of our
+            name_or_path: a Hugging Face directory; one of our
                 checkpoints that says its sizes; a directory of `codellama quantize`; a YAML file that names its weights; or a
                 directory with one YAML file and a checkpoint.
             generation: options `generate` starts from, instead of the YAML file's.

@@ -44,6 +44,9 @@ def tokenizer_folder(name_or_path: str | Path) -> Path:
         downloaded = Path("checkpoint_download") / name.split("_")[0]
         if (downloaded / MODEL_FILE).is_file():
             return downloaded
+        if FAMILIES[name].source.startswith("this project"):
+            fix = "bash scripts/train_demo.sh makes it; give the path of its directory."
+            raise TokenizerError(name, "its tokenizer is not in this package.", fix=fix)
         raise TokenizerError(
             name,
             "its tokenizer is not shipped: Meta's licence asks you to fetch it yourself.",

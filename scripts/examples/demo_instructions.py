@@ -1,4 +1,4 @@
-"""Small instructions with their answers, made from a table: what the shipped demo model was taught to answer.
+"""Small instructions with their answers, made from a table: what the demo model is taught to answer.
 
     python scripts/examples/demo_instructions.py --output output/demo/instructions.json --count 3000
     python scripts/examples/demo_instructions.py --output output/demo/questions.json --count 60 --held-out
