@@ -45,12 +45,17 @@ class FimOptions:
     """Share of these that are in the order SPM, in [0, 1]; the paper's 0.5."""
     seed: int = 0
     """Of all random choices, at least 0."""
+    part_from: float = 0.1
+    """Shortest part of a document that is longer than a row, as a share of a row, in (0, 1]. Parts get random lengths from it to a whole
+    row: in parts that fill their rows the end of a middle always stands at the row's end, and a model learns the place."""
     loss: str = "all"
     """all: every id is learned, as Bavarian et al. do; middle: of a transformed document the middle and its end alone."""
 
     def __post_init__(self) -> None:
         shares = (("--fim-rate", self.rate), ("--fim-spm-rate", self.spm_rate))
         found = [DataError(name, f"got {value:g}, must be from 0 to 1.") for name, value in shares if not 0 <= value <= 1]
+        if not 0 < self.part_from <= 1:
+            found.append(DataError("--fim-part-from", f"got {self.part_from:g}, must be above 0 and at most 1."))
         if self.seed < 0:
             found.append(DataError("--fim-seed", f"got {self.seed}, must be at least 0."))
         if self.loss not in LOSSES:
@@ -67,6 +72,8 @@ class Draw(NamedTuple):
     """In the order SPM."""
     places: tuple[float, float]
     """The two cuts as fractions in [0, 1), in any order."""
+    length: float
+    """Of a part of a document that is longer than a row, as a share of a row."""
 
     def split(self, text: str) -> tuple[str, str, str]:
         """Prefix, middle and suffix; each of the `len(text) + 1` places between characters is equally likely, ends included."""
@@ -84,9 +91,9 @@ class FimSample(NamedTuple):
 
 
 def draw(chance: np.random.Generator, options: FimOptions) -> Draw:
-    """The choices for the next document; always four numbers, so a rate moves no cut of a document that fits a row."""
-    infill, order, one, other = (float(number) for number in chance.random(4))
-    return Draw(infill < options.rate, order < options.spm_rate, (one, other))
+    """The choices for the next document; always five numbers, so a rate moves no cut of a document that fits a row."""
+    infill, order, one, other, length = (float(number) for number in chance.random(5))
+    return Draw(infill < options.rate, order < options.spm_rate, (one, other), options.part_from + (1 - options.part_from) * length)
 
 
 def task_ids(tokenizer: LlamaTokenizer, prefix: str, middle: str, suffix: str, *, suffix_first: bool) -> tuple[list[int], int]:
@@ -120,9 +127,9 @@ def task_ids(tokenizer: LlamaTokenizer, prefix: str, middle: str, suffix: str, *
 def fim_samples(block: Block, number: int, tokenizer: LlamaTokenizer, options: FimOptions, row_length: int) -> Iterator[FimSample]:
     """Samples of one document, each at most `row_length` ids.
 
-    A document that is longer is cut first, at line breaks, and every part is a document of its own: with its beginning, its
-    cuts and its middle in one row. (Cut afterwards, a prefix would lie in one row and its middle in another.) A part that is
-    left as it is has an end of sequence only where the document ends.
+    A document that is longer is cut first, at line breaks and into parts of random length, and every part is a document of its
+    own: with its beginning, its cuts and its middle in one row. (Cut afterwards, a prefix would lie in one row and its middle
+    in another.) A part that is left as it is has an end of sequence only where the document ends.
 
     Args:
         block: a document or a block of one.
@@ -140,7 +147,7 @@ def fim_samples(block: Block, number: int, tokenizer: LlamaTokenizer, options: F
         choices = draw(chance, options)
         room = row_length - FRAME
         while True:
-            part = _head(tokenizer, rest, room) or rest[0]
+            part = _part(tokenizer, rest, choices.length, room) or rest[0]
             sample = _sample(tokenizer, part, choices, options.loss, last=block.last and len(part) == len(rest))
             excess = len(sample.piece.ids) - row_length  # a token cut in two can become more than two
             if excess <= 0:
@@ -161,6 +168,18 @@ def _sample(tokenizer: LlamaTokenizer, text: str, choices: Draw, loss: str, *, l
     if loss == "middle":
         labels[:masked] = IGNORE
     return FimSample(Piece(ids, labels), "spm" if choices.suffix_first else "psm")
+
+
+def _part(tokenizer: LlamaTokenizer, text: str, share: float, room: int) -> str:
+    """The beginning of `text`: all of it in at most `room` ids, else the whole lines in a share of them, or one line.
+
+    Empty when nothing fits.
+    """
+    most = _head(tokenizer, text, room)
+    if len(most) == len(text):
+        return most
+    part = _head(tokenizer, text, max(1, round(share * room)))
+    return part[: part.rfind("\n") + 1] or most[: most.find("\n") + 1] or most
 
 
 def _head(tokenizer: LlamaTokenizer, text: str, room: int) -> str:

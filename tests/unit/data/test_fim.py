@@ -107,7 +107,12 @@ def test_a_document_that_fits_is_one_sample_and_a_long_one_is_cut_at_line_breaks
     texts = texts_of(found)
     assert "".join(texts) == SOURCE
     assert all(text.endswith("\n") for text in texts)
-    assert np.mean([len(one.piece.ids) for one in found[:-1]]) > 0.9 * 257
+
+
+def test_parts_of_a_long_document_have_lengths_of_every_size_so_that_none_tells_where_a_middle_ends():
+    lengths = [len(one.piece.ids) / 257 for number in range(6) for one in samples(SOURCE, 257, number, rate=1.0, part_from=0.2)[:-1]]
+    assert np.histogram(lengths, bins=4, range=(0.2, 1))[0].min() > len(lengths) / 16, "a quarter each, whole lines aside"
+    assert np.mean([len(one.piece.ids) for one in samples(SOURCE, 257, rate=1.0, part_from=1.0)[:-1]]) > 0.9 * 257
 
 
 def test_what_is_left_as_it_is_has_an_end_only_where_the_document_ends():
@@ -130,9 +135,9 @@ def test_rates_are_within_five_deviations_and_cuts_are_spread_evenly():
 
 
 def test_a_draw_cuts_at_every_place_ends_included():
-    assert Draw(True, False, (0.0, 0.999)).split("ab") == ("", "ab", "")
-    assert Draw(True, False, (0.5, 0.4)).split("ab") == ("a", "", "b")
-    assert Draw(True, False, (0.0, 0.0)).split("ab") == ("", "", "ab")
+    assert Draw(True, False, (0.0, 0.999), 1.0).split("ab") == ("", "ab", "")
+    assert Draw(True, False, (0.5, 0.4), 1.0).split("ab") == ("a", "", "b")
+    assert Draw(True, False, (0.0, 0.0), 1.0).split("ab") == ("", "", "ab")
 
 
 def test_the_number_and_the_seed_move_the_cuts_and_the_rates_do_not():
