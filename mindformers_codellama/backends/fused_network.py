@@ -46,7 +46,9 @@ class FusedNetwork:
         self._network = weights if isinstance(weights, LlamaNetwork) else None
         self.form = "float32" if isinstance(weights, LlamaNetwork) else weights.form
         vocabulary = self.config.vocab_size
-        self._operator = kernel_operator("LlamaStep", lambda handle, tokens, wanted, *_: (wanted[0], vocabulary), lambda *_: ms.float32)
+        self._operator = kernel_operator(
+            "LlamaStep", lambda handle, tokens, wanted, *_: (wanted[0], vocabulary), lambda *_: ms.float32, kind=vocabulary
+        )
         self._rotary = rotary_table(self.config)
         self._places: tuple[int, ...] = ()
         self._closing: weakref.finalize | None = None

@@ -47,6 +47,15 @@ def network():
     return network
 
 
+def test_models_that_differ_in_their_vocabulary_alone_do_not_share_the_shape_of_logits(eager_mode):
+    """MindSpore remembers shapes of operators outside of graphs by their name and inputs."""
+    prompt = np.array([[1, 5, 6]], np.int32)
+    for size in (97, 61):
+        network = LlamaNetwork(dataclasses.replace(CONFIG, vocab_size=size))
+        init_parameters(network, 1, std=0.2)
+        assert FusedDecoder(network).prefill(prompt, np.array([3], np.int32)).shape == (1, size)
+
+
 def weights_of(network):
     return {name: parameter.asnumpy() for name, parameter in network.parameters_and_names()}
 

@@ -139,7 +139,8 @@ def test_what_is_there_is_kept(packed, hf, tmp_path):
 
 
 KILLED = """
-import sys, time
+import signal, sys, time
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs are started without it
 from mindformers_codellama.checkpoint import packed_write, quantize
 def slow(count):
     print("working", flush=True)
