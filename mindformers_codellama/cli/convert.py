@@ -29,6 +29,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Arguments of the subcommand."""
     parser.add_argument("source", metavar="SRC", type=Path, help="checkpoint file or directory")
     parser.add_argument("target", metavar="DST", type=Path, help="a .ckpt file, a .safetensors file, or a directory")
+    text = "Meta's params.json; SRC is a .ckpt of an old MindFormers whose wq and wk are in Meta's rotary order"
+    parser.add_argument("--rotary-pairs", metavar="PARAMS", type=Path, help=text)
+    add_target_arguments(parser)
+
+
+def add_target_arguments(parser: argparse.ArgumentParser) -> None:
+    """What DST is to be, and how the work is shown; for every command that writes a model anew."""
     parser.add_argument("--to", choices=("ms", "hf", "safetensors"), help="form of DST; by default its name says it")
     dtypes = ("keep", "float32", "float16", "bfloat16", *SHORT_DTYPES)
     parser.add_argument("--dtype", choices=dtypes, default="keep", help="type of every weight in DST (keep)")
@@ -36,8 +43,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--config", metavar="CONFIG", help=text)
     parser.add_argument("--tokenizer", metavar="PATH", type=Path, help="tokenizer.model or directory to copy into DST")
     parser.add_argument("--max-shard-size", metavar="SIZE", type=byte_count, default=None, help="largest weight file of a directory (5GB)")
-    text = "Meta's params.json; SRC is a .ckpt of an old MindFormers whose wq and wk are in Meta's rotary order"
-    parser.add_argument("--rotary-pairs", metavar="PARAMS", type=Path, help=text)
     parser.add_argument("--force", action="store_true", help="replace an existing DST")
     parser.add_argument("--dry-run", action="store_true", help="check everything, write nothing")
     parser.add_argument("--progress", action="store_true", default=None, help="show the bar even when stderr is no terminal")
@@ -46,6 +51,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Convert and print what was done."""
+    return write_target(arguments, rotary_pairs=arguments.rotary_pairs)
+
+
+def write_target(arguments: argparse.Namespace, *, rotary_pairs: Path | None = None, adapter: Path | None = None) -> int:
+    """Convert SRC to DST as the arguments of `add_target_arguments` say, and print what was done."""
     from mindformers_codellama.checkpoint.convert import Options, convert
     from mindformers_codellama.checkpoint.directories import MAX_SHARD_BYTES
     from mindformers_codellama.checkpoint.model_source import named_config
@@ -54,7 +64,8 @@ def run(arguments: argparse.Namespace) -> int:
         dry_run=arguments.dry_run,
         max_shard_bytes=arguments.max_shard_size or MAX_SHARD_BYTES,
         tokenizer=arguments.tokenizer,
-        rotary_pairs=arguments.rotary_pairs,
+        rotary_pairs=rotary_pairs,
+        adapter=adapter,
     )
     report = convert(
         arguments.source,
