@@ -77,4 +77,4 @@ once "$output/codellama_demo_instruct" cp -r "$output/instruct/adapter" "$output
 
 step "6 of 6: ${#held_out[@]} files of the library it has not seen"
 codellama eval perplexity "$output/codellama_demo" --data "${held_out[@]}" "${some[@]}" --output "$output/held_out_perplexity"
-codellama eval infilling-lines "$output/codellama_demo" --files "${held_out[@]}" "${some[@]}" --output "$output/held_out_lines" --batch-size 8
+codellama eval infilling-lines "$output/codellama_demo" --files python-stdlib "${some[@]}" --output "$output/held_out_lines" --batch-size 8
