@@ -21,6 +21,7 @@ def run() -> int:
         parser.add_argument(f"--{name}", type=int, default=default)
     parser.add_argument("--fim_rate", type=float, help="make infilling tasks of this share of the documents of type text")
     parser.add_argument("--fim_spm_rate", type=float, default=0.5, help="share of them in the order suffix, prefix, middle")
+    parser.add_argument("--fim_line_rate", type=float, default=0.0, help="share of them whose middle lies in one line")
     parser.add_argument("--fim_seed", type=int, default=0)
     parser.add_argument("--fim_loss", default="all", help="all, or middle: learn the middles alone")
     parser.add_argument("--skip_bad", action="store_true", help="leave out bad records instead of refusing the file")
@@ -31,7 +32,7 @@ def run() -> int:
     command += ["--repeat", str(args.repeat if args.dataset_type != "qa" else 1)]
     if args.fim_rate is not None:
         command += ["--fim", "--fim-rate", str(args.fim_rate), "--fim-spm-rate", str(args.fim_spm_rate)]
-        command += ["--fim-seed", str(args.fim_seed), "--fim-loss", args.fim_loss]
+        command += ["--fim-line-rate", str(args.fim_line_rate), "--fim-seed", str(args.fim_seed), "--fim-loss", args.fim_loss]
     return main(command + ["--skip-bad"] * args.skip_bad + ["--force"] * args.force)
 
 

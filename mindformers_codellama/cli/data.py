@@ -83,6 +83,7 @@ def _add_fim(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--fim", action="store_true", help="make infilling tasks of the documents of --text")
     group.add_argument("--fim-rate", type=float, metavar="F", help="share of the documents, 0 to 1 (default 0.9)")
     group.add_argument("--fim-spm-rate", type=float, metavar="F", help="share of them in the order suffix, prefix, middle (default 0.5)")
+    group.add_argument("--fim-line-rate", type=float, metavar="F", help="share of them whose middle lies in one line (default 0)")
     group.add_argument("--fim-seed", type=int, metavar="N", help="of the random cuts (default 0)")
     group.add_argument(
         "--fim-part-from", type=float, metavar="F", help="shortest part of a document longer than a row, as a share of a row (default 0.1)"
@@ -166,7 +167,7 @@ def _fim_options(arguments: argparse.Namespace) -> FimOptions | None:
     from mindformers_codellama.data.fim import FimOptions
     from mindformers_codellama.errors import DataError
 
-    given = {name: getattr(arguments, f"fim_{name}") for name in ("rate", "spm_rate", "seed", "part_from", "loss")}
+    given = {name: getattr(arguments, f"fim_{name}") for name in ("rate", "spm_rate", "line_rate", "seed", "part_from", "loss")}
     given = {name: value for name, value in given.items() if value is not None}
     if given and not arguments.fim:
         raise DataError(f"--fim-{next(iter(given)).replace('_', '-')}", "has no effect without --fim.", fix="add --fim.")

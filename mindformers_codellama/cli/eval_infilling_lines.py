@@ -20,7 +20,7 @@ from mindformers_codellama.cli.infill import ORDERS
 from mindformers_codellama.cli.interrupts import stopping_on_interrupt
 from mindformers_codellama.errors import ConfigError
 from mindformers_codellama.evaluation.exactness import nearness, nearness_report
-from mindformers_codellama.evaluation.line_tasks import LineTask, line_tasks, read_source_files
+from mindformers_codellama.evaluation.line_tasks import TAKEN, LineTask, line_tasks, read_source_files
 from mindformers_codellama.evaluation.problems import Problems
 from mindformers_codellama.evaluation.samples import Place, read_answers, read_samples, results_path
 
@@ -41,6 +41,7 @@ def add_arguments(suite: argparse.ArgumentParser) -> None:
     suite.add_argument("--files", nargs="+", required=True, metavar="SOURCE", help="files, folders (.py), quoted globs, or python-stdlib")
     suite.add_argument("--split", choices=("held-out", "train"), default="held-out", help="which part of python-stdlib")
     suite.add_argument("--lines", type=int, default=10, metavar="N", help="lines of each file (default 10)")
+    suite.add_argument("--take", choices=TAKEN, default="line", help="the whole line (default), or the rest of it behind a place in it")
     suite.add_argument("--pick-seed", type=int, default=0, metavar="N", help="another seed chooses other lines (default 0)")
     suite.add_argument("--limit", type=int, metavar="N", help="the first N lines alone, in the order of the files")
     suite.add_argument("--json", dest="as_json", action="store_true", help="print the report as JSON")
@@ -89,7 +90,8 @@ def read_tasks(arguments: argparse.Namespace) -> tuple[Problems[LineTask], Probl
         value = getattr(arguments, name)
         if value is not None and value < 1:
             raise ConfigError(f"--{name.replace('_', '-')}", f"got {value}, must be at least 1.")
-    every = line_tasks(read_source_files(arguments.files, split=arguments.split), per_file=arguments.lines, seed=arguments.pick_seed)
+    files = read_source_files(arguments.files, split=arguments.split)
+    every = line_tasks(files, per_file=arguments.lines, seed=arguments.pick_seed, taken=arguments.take)
     return every, every.first(arguments.limit)
 
 
@@ -112,6 +114,7 @@ def make_middles(arguments: argparse.Namespace, every: Problems[LineTask], tasks
         "split": arguments.split,
         "lines_per_file": arguments.lines,
         "pick_seed": arguments.pick_seed,
+        "taken": arguments.take,
         "data_sha256": every.sha256,
         "order": arguments.order,
         "stop_rule": arguments.until,

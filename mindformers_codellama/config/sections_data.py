@@ -45,6 +45,8 @@ class DatasetSection:
     """Refuse rows that `codellama data prepare --fim` did not make with this share of infilling tasks; None takes any rows."""
     fim_spm_rate: float | None = key(None, low=0, high=1)
     """Likewise the share of the tasks in the order suffix, prefix, middle."""
+    fim_line_rate: float | None = key(None, low=0, high=1)
+    """Likewise the share of the tasks whose middle lies in one line."""
     num_parallel_workers: int = key(8, low=1)
     """Threads that read; more than the machine has are not started."""
     python_multiprocessing: bool = False

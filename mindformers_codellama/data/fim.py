@@ -8,10 +8,15 @@ A document is cut at two random characters into prefix, middle and suffix, and w
 What stands before the middle is the prompt of `text.infilling`, from the same functions. In SPM prefix and middle are encoded
 as one text, so that no token of them is cut; in PSM each part by itself. Sources: arXiv 2207.14255 (section 3 and appendix D);
 arXiv 2308.12950 section 2.3: nine of ten documents, half of them in each order, only documents that lie in one context.
+
+On request a share of the middles lies in one line, as what an editor asks for does; the paper's cuts leave few of those, and a
+small model sees too few to learn where such a middle ends.
 """
 
 from __future__ import annotations
 
+import re
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -43,6 +48,9 @@ class FimOptions:
     """Share of the documents that are transformed, in [0, 1]; the paper's 0.9."""
     spm_rate: float = 0.5
     """Share of these that are in the order SPM, in [0, 1]; the paper's 0.5."""
+    line_rate: float = 0.0
+    """Share of these whose middle lies in one line, in [0, 1]: half of them begin where the line does, half end where it
+    does. The paper's 0."""
     seed: int = 0
     """Of all random choices, at least 0."""
     part_from: float = 0.1
@@ -52,7 +60,7 @@ class FimOptions:
     """all: every id is learned, as Bavarian et al. do; middle: of a transformed document the middle and its end alone."""
 
     def __post_init__(self) -> None:
-        shares = (("--fim-rate", self.rate), ("--fim-spm-rate", self.spm_rate))
+        shares = (("--fim-rate", self.rate), ("--fim-spm-rate", self.spm_rate), ("--fim-line-rate", self.line_rate))
         found = [DataError(name, f"got {value:g}, must be from 0 to 1.") for name, value in shares if not 0 <= value <= 1]
         if not 0 < self.part_from <= 1:
             found.append(DataError("--fim-part-from", f"got {self.part_from:g}, must be above 0 and at most 1."))
@@ -74,10 +82,16 @@ class Draw(NamedTuple):
     """The two cuts as fractions in [0, 1), in any order."""
     length: float
     """Of a part of a document that is longer than a row, as a share of a row."""
+    line: float | None = None
+    """The line the middle lies in, as a fraction of the lines that are not blank; None: cut anywhere."""
 
     def split(self, text: str) -> tuple[str, str, str]:
         """Prefix, middle and suffix; each of the `len(text) + 1` places between characters is equally likely, ends included."""
-        start, end = sorted(int(place * (len(text) + 1)) for place in self.places)
+        first, length, (one, other) = 0, len(text), self.places
+        if self.line is not None and (spans := [match.span() for match in re.finditer(r"[^\n]*\S[^\n]*", text)]):
+            first, last = spans[int(self.line * len(spans))]
+            length, one, other = last - first, max(0.0, 2 * one - 1), min(2 * other, 1 - sys.float_info.epsilon)
+        start, end = sorted(first + int(place * (length + 1)) for place in (one, other))
         return text[:start], text[start:end], text[end:]
 
 
@@ -91,9 +105,14 @@ class FimSample(NamedTuple):
 
 
 def draw(chance: np.random.Generator, options: FimOptions) -> Draw:
-    """The choices for the next document; always five numbers, so a rate moves no cut of a document that fits a row."""
+    """The choices for the next document; always as many numbers, so a rate moves no cut of a document that fits a row."""
     infill, order, one, other, length = (float(number) for number in chance.random(5))
-    return Draw(infill < options.rate, order < options.spm_rate, (one, other), options.part_from + (1 - options.part_from) * length)
+    line = None
+    if options.line_rate:  # two numbers more, so that rows without such middles are what they were before there were any
+        within, which = (float(number) for number in chance.random(2))
+        line = which if within < options.line_rate else None
+    share = options.part_from + (1 - options.part_from) * length
+    return Draw(infill < options.rate, order < options.spm_rate, (one, other), share, line)
 
 
 def task_ids(tokenizer: LlamaTokenizer, prefix: str, middle: str, suffix: str, *, suffix_first: bool) -> tuple[list[int], int]:

@@ -51,7 +51,7 @@ class Manifest:
     """Conversation template of qa rows."""
     repeat: int = 1
     fim: dict[str, float | int | str] = field(default_factory=dict)
-    """Of documents made infilling tasks: rate, spm_rate, seed, part_from, loss; empty when they were not."""
+    """Of documents made infilling tasks: rate, spm_rate, line_rate, seed, part_from, loss; empty when they were not."""
     counts: dict[str, int] = field(default_factory=dict)
     """What happened to the records; the names are those the command prints."""
     bad_records: dict[str, int] = field(default_factory=dict)

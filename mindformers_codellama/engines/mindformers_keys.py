@@ -50,6 +50,7 @@ LEFT_OUT: Mapping[str, Left] = {
     "train_dataset.seed": _OVERWRITTEN,
     "train_dataset.fim_rate": Left("ours: what the rows were made with, checked by the native engine", loud=True),
     "train_dataset.fim_spm_rate": Left("ours: as fim_rate", loud=True),
+    "train_dataset.fim_line_rate": Left("ours: as fim_rate", loud=True),
     "train_dataset.auto_tune": _OVERWRITTEN,
     "train_dataset.filepath_prefix": _OVERWRITTEN,
     "train_dataset.autotune_per_step": _OVERWRITTEN,

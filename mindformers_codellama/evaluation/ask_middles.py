@@ -8,6 +8,7 @@ from mindformers_codellama.config.generation import GenerationConfig
 from mindformers_codellama.evaluation.generate_samples import Ask, Asked
 from mindformers_codellama.generation.infill_stop import infill_stop
 from mindformers_codellama.generation.stopping import AnswerRule
+from mindformers_codellama.text.healing import take_off
 from mindformers_codellama.text.holes import Hole
 from mindformers_codellama.text.infilling import prefix_ids
 from mindformers_codellama.text.infilling_fit import keep_tail
@@ -56,6 +57,8 @@ def ask_for_middle(pipe: InfillingPipeline, infill: InfillOptions, config: Gener
 def ask_to_continue(pipe: InfillingPipeline, until: str, config: GenerationConfig) -> Ask:
     """The text before the cursor alone, as a model without infilling sees it: what infilling has to be better than.
 
+    A token that the cursor cuts is healed, as it is for middles.
+
     Args:
         pipe: model and tokenizer.
         until: where an answer ends, as for middles, by the rule that knows the suffix.
@@ -69,11 +72,12 @@ def ask_to_continue(pipe: InfillingPipeline, until: str, config: GenerationConfi
         hole = task.hole
         prefix, suffix = hole.prefix.replace("\r\n", "\n"), hole.suffix.replace("\r\n", "\n")
         kept = keep_tail(tokenizer, prefix, room)
-        rule = AnswerRule(stop=infill_stop(prefix, suffix, until=until), apart=True)
+        ids, healed = take_off(tokenizer, prefix_ids(tokenizer, kept))
+        rule = AnswerRule(begins=healed, stop=infill_stop(prefix, suffix, until=until), apart=True)
 
         def record(text: str, reason: str) -> dict[str, Any]:
             return {"completion": middle(hole, text, reason), "finish_reason": reason, "order": "prefix", "trimmed": kept != prefix}
 
-        return Asked(ids=[tokenizer.bos_token_id, *prefix_ids(tokenizer, kept)], rule=rule, record=record)
+        return Asked(ids=[tokenizer.bos_token_id, *ids], rule=rule, record=record)
 
     return ask

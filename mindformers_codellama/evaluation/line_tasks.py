@@ -1,16 +1,17 @@
-"""Lines of source files to fill in: which lines, and the files they are from.
+"""Lines of source files to fill in, or their rests: which, and the files they are from.
 
 A line is chosen by the SHA-256 of seed, file name and line number, so the choice depends neither on other files nor on the version
-of Python, and more lines of a file include the fewer.
+of Python, and more lines of a file include the fewer. Likewise the word a rest begins with.
 """
 
 from __future__ import annotations
 
 import hashlib
 import logging
+import re
 import sysconfig
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from mindformers_codellama.data.stdlib_source import NAME as STDLIB
@@ -33,13 +34,13 @@ class SourceFile:
 
 @dataclass(frozen=True, kw_only=True)
 class LineTask:
-    """One line taken out of a file: the cursor stands where it began, the answer is the line with its indentation."""
+    """One line taken out of a file, or the rest of one: the cursor stands where it began, the answer is what stood there."""
 
     file: SourceFile
     number: int
     """Of the line, from 1."""
     start: int
-    """First character of the line."""
+    """First character taken out: the line's, or that of a word in it."""
     end: int
     """Behind its last; the line end is part of the suffix."""
 
@@ -100,26 +101,33 @@ def _text(path: Path, *, named: bool) -> str | None:
         raise DataError(path, f"cannot be read: {error.strerror}.") from error
 
 
-def line_tasks(files: Iterable[SourceFile], *, per_file: int, seed: int = 0) -> Problems[LineTask]:
+TAKEN = ("line", "rest")
+"""The whole line with its indentation, or what stands behind a place in it where a word or a mark begins or ends."""
+
+
+def line_tasks(files: Iterable[SourceFile], *, per_file: int, seed: int = 0, taken: str = "line") -> Problems[LineTask]:
     """Lines to fill in, in the order of files and lines; blank ones are never chosen.
 
     Args:
         files: of different names.
         per_file: lines of each file, at most all that are not blank.
-        seed: another one chooses other lines.
+        seed: another one chooses other lines and places in them.
+        taken: one of `TAKEN`; of a line of one word there is no rest, and it is not chosen.
 
     Raises:
-        DataError: every line of every file is blank.
+        DataError: every line of every file is blank, or has one word where a rest is wanted.
     """
     tasks: dict[str, LineTask] = {}
     digest = hashlib.sha256()
     for file in files:
         digest.update(f"{file.name}\0{file.text}\0".encode())
-        ranked = sorted(_lines(file), key=lambda task: hashlib.sha256(f"{seed}\0{task.task_id}".encode()).digest())
+        found = _lines(file) if taken == "line" else _rests(_lines(file), seed)
+        ranked = sorted(found, key=lambda task: _lot(seed, task))
         chosen = sorted(ranked[:per_file], key=lambda task: task.number)
         tasks.update({task.task_id: task for task in chosen})
     if not tasks:
-        raise DataError("files", "every line is blank.", fix="give source files with text.")
+        problem = "every line is blank." if taken == "line" else "every line is blank or a single word."
+        raise DataError("files", problem, fix="give source files with text.")
     return Problems(Path("source files"), digest.hexdigest(), tasks)
 
 
@@ -129,3 +137,16 @@ def _lines(file: SourceFile) -> Iterable[LineTask]:
         if line.strip():
             yield LineTask(file=file, number=number, start=start, end=start + len(line.removesuffix("\r")))
         start += len(line) + 1
+
+
+def _rests(lines: Iterable[LineTask], seed: int) -> Iterable[LineTask]:
+    """The lines from the beginning or end of a word on, where something stands before it and behind it."""
+    for task in lines:
+        borders = [match.start() for match in re.finditer(r"\b", task.line)]
+        places = [at for at in borders if task.line[:at].strip() and task.line[at:].strip()]
+        if places:
+            yield replace(task, start=task.start + places[int.from_bytes(_lot(seed, task)[:8], "big") % len(places)])
+
+
+def _lot(seed: int, task: LineTask) -> bytes:
+    return hashlib.sha256(f"{seed}\0{task.task_id}".encode()).digest()

@@ -52,7 +52,7 @@ def test_rows_hold_whole_tasks_and_all_the_text(tmp_path, code):
     lines = sorted("".join(texts).splitlines())
     assert lines == sorted(line for file in code.iterdir() for line in file.read_text().splitlines())
     manifest = json.loads((tmp_path / "f.mindrecord.manifest.json").read_text())
-    assert manifest["fim"] == {"rate": 1.0, "spm_rate": 0.0, "seed": 0, "part_from": 0.1, "loss": "all"}
+    assert manifest["fim"] == {"rate": 1.0, "spm_rate": 0.0, "line_rate": 0.0, "seed": 0, "part_from": 0.1, "loss": "all"}
     assert (manifest["counts"]["documents"], manifest["counts"]["infilling tasks, prefix first"]) == (12, len(found))
     assert manifest["columns"] == ["input_ids"]
 
@@ -90,7 +90,7 @@ def test_packed_tasks_do_not_see_each_other_and_only_middles_are_learned(tmp_pat
     capsys.readouterr()
     assert main(["data", "inspect", str(output), "--tokenizer", TINY]) == 0
     shown = capsys.readouterr().out
-    assert "fim: {'rate': 1.0, 'spm_rate': 0.5, 'seed': 0, 'part_from': 0.1, 'loss': 'middle'}" in shown
+    assert "fim: {'rate': 1.0, 'spm_rate': 0.5, 'line_rate': 0.0, 'seed': 0, 'part_from': 0.1, 'loss': 'middle'}" in shown
     assert "infilling tasks, suffix first" in shown
     text, learned = (next(line for line in shown.splitlines() if line.startswith(f"  {name}: ")) for name in ("text", "learned_text"))
     assert text.startswith("  text: <s><PRE>"), "marks are written out"

@@ -1,11 +1,15 @@
 """`codellama eval infilling-lines` on a model of random weights: answers, resume, report, refusals."""
 
 import json
+from types import SimpleNamespace
 
 import pytest
 
 from mindformers_codellama.cli.main import main
+from mindformers_codellama.evaluation.ask_middles import ask_to_continue
 from mindformers_codellama.pipelines import open_model
+from mindformers_codellama.pipelines.infilling import InfillingPipeline, InfillOptions
+from mindformers_codellama.text.holes import Hole
 
 NEW = 6
 FILES = {"one.py": "def add(a, b):\n    return a + b\n\n\nprint(add(1, 2))\n", "two.py": "import os\n\nHOME = os.environ\n"}
@@ -62,6 +66,30 @@ def test_order_prefix_asks_with_the_text_before_alone(reuse, folder, sources, tm
     ids = opened.tokenizer.encode(before)
     [row] = opened.model.generate([ids], max_new_tokens=NEW, do_sample=False, eos_token_id=[opened.tokenizer.eot_id, 2])
     assert found == opened.tokenizer.decode_infilling(row[len(ids) :]).rstrip("\ufffd")  # a character cut in two is left out
+
+
+def test_rests_of_lines_are_asked_for_and_results_of_whole_lines_are_not_mixed_in(reuse, folder, sources, tmp_path, capsys):
+    (sources / "three.py").write_text("first = 1\nimportant = first\n")
+    words = (folder, "--files", sources / "three.py", "--take", "rest", "--max-new-tokens", NEW)
+    for order in ("auto", "prefix"):
+        assert evaluate(capsys, *words, "--order", order, "--output", tmp_path / order)[0] == 0
+        results = [json.loads(line) for line in (tmp_path / order / "samples.jsonl_results.jsonl").read_text().splitlines()]
+        assert [one["task_id"] for one in results] == ["three.py:1", "three.py:2"]
+        lines = ["first = 1", "important = first"]
+        assert all(line.endswith(one["line"]) and line != one["line"] for line, one in zip(lines, results, strict=True))
+    code, _, err = evaluate(capsys, *words[:-4], "--output", tmp_path / "auto", "--max-new-tokens", NEW)
+    assert (code, "another" in err) == (2, True), err
+
+
+def test_without_the_suffix_a_cut_token_is_healed_as_it_is_with_it(reuse, folder):
+    opened = open_model.open_model(folder, load_checkpoint="")
+    pipe = InfillingPipeline(opened.model, opened.tokenizer, max_new_tokens=NEW)
+    config = pipe.completed(pipe.generation)
+    hole = Hole("import os\nx = os.environ.ge", "('a')\n")
+    asked = ask_to_continue(pipe, "line", config)(SimpleNamespace(hole=hole))
+    prompt = pipe.prompt(hole, InfillOptions(suffix_first=True), 128)
+    assert prompt.healed
+    assert (asked.rule.begins, asked.ids[1:]) == (prompt.healed, prompt.ids[prompt.ids.index(opened.tokenizer.middle_id) + 1 :])
 
 
 def test_right_answers_are_all_exact_and_nothing_is_made_again(reuse, folder, sources, tmp_path, capsys):

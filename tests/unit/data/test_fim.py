@@ -140,6 +140,31 @@ def test_a_draw_cuts_at_every_place_ends_included():
     assert Draw(True, False, (0.0, 0.0), 1.0).split("ab") == ("", "", "ab")
 
 
+def test_a_share_of_the_middles_lies_in_one_line_and_half_of_those_begin_and_half_end_where_it_does():
+    text = "def f(a):\n\n    return a + 12345\n"
+    chance, options = np.random.default_rng(5), FimOptions(line_rate=0.25)
+    drawn = [draw(chance, options) for _ in range(8000)]
+    inside = [one.split(text) for one in drawn if one.line is not None]
+    assert abs(len(inside) - 2000) < 5 * (8000 * 0.25 * 0.75) ** 0.5
+    assert all(prefix + middle + suffix == text and "\n" not in middle for prefix, middle, suffix in inside)
+    in_first = [prefix for prefix, middle, suffix in inside if len(prefix) <= 9]
+    assert abs(len(in_first) - len(inside) / 2) < 5 * (len(inside) / 4) ** 0.5, "both lines, and never the blank one"
+    begin = sum(prefix == "" or prefix.endswith("\n") for prefix, _, _ in inside) / len(inside)
+    end = sum(suffix.startswith("\n") for _, _, suffix in inside) / len(inside)
+    # half, and of the others those whose cut fell there: 1 in 10 and 1 in 21 places, and either cut may be the first
+    assert 0.5 < begin < 0.62
+    assert 0.5 < end < 0.62
+    assert Draw(True, False, (0.2, 0.7), 1.0, 0.99).split(text)[1] == "    return a + 12345"
+    assert Draw(True, False, (0.2, 0.7), 1.0, 0.5).split("\n \n") == ("", "\n ", "\n"), "nothing but blank lines: cut anywhere"
+
+
+def test_rows_without_middles_in_a_line_do_not_depend_on_there_being_such():
+    chance, before = np.random.default_rng(3), np.random.default_rng(3)
+    for _ in range(50):
+        one, numbers = draw(chance, FimOptions()), before.random(5)
+        assert (one.places, one.line) == ((numbers[2], numbers[3]), None)
+
+
 def test_the_number_and_the_seed_move_the_cuts_and_the_rates_do_not():
     def ids(**options):
         return [one.piece.ids.tolist() for one in samples(SOURCE[:100], **{"rate": 1.0, "spm_rate": 0.0, **options})]

@@ -48,6 +48,31 @@ def test_the_chosen_lines_are_the_same_on_every_machine():
     assert [task.number for task in line_tasks([file], per_file=4).tasks.values()] == [236, 345, 647, 956]
 
 
+def test_the_rest_of_a_line_begins_where_a_word_begins_or_ends_and_is_chosen_by_the_seed():
+    text = "".join(f"    alpha_{number} = beta({number}, 'two words')  \n)\n" for number in range(60))
+    file = SourceFile("a.py", text)
+    tasks = list(line_tasks([file], per_file=99, taken="rest").tasks.values())
+    assert [task.number for task in tasks] == list(range(1, 120, 2)), "a line of one mark has no rest"
+    whole = text.split("\n")
+    begins = set()
+    for task in tasks:
+        line = whole[task.number - 1]
+        assert task.hole.filled(task.line) == text
+        assert line.endswith(task.line)
+        assert task.line.strip()
+        before = line[: len(line) - len(task.line)]
+        assert before.strip()
+        assert (before[-1:].isalnum() or before[-1:] == "_") != (task.line[0].isalnum() or task.line[0] == "_")
+        begins.add(before.count(" "))
+    assert len(begins) > 3, "places of every kind"
+    again = line_tasks([file], per_file=99, taken="rest", seed=1).tasks
+    assert [task.start for task in tasks] != [task.start for task in again.values()]
+    few = line_tasks([file], per_file=5, taken="rest").tasks
+    assert set(few.items()) <= {(task.task_id, task) for task in tasks}
+    with pytest.raises(DataError, match="blank or a single word"):
+        line_tasks([SourceFile("a", " word\n\n")], per_file=1, taken="rest")
+
+
 def test_carriage_returns_stay_in_the_suffix():
     (task,) = line_tasks([SourceFile("a", "x = 1\r\n\r\n")], per_file=1).tasks.values()
     assert (task.line, task.hole.suffix) == ("x = 1", "\r\n\r\n")
