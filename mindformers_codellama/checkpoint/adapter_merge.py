@@ -32,7 +32,8 @@ def merged_weights(weights: Mapping[str, LazyTensor], adapter: Adapter, *, dtype
 
 def add_low_rank(weight_OI: np.ndarray, pair: LowRank) -> np.ndarray:
     """float32 `W + scale B A`."""
-    total: np.ndarray = weight_OI.astype(np.float32) + pair.product()
+    total: np.ndarray = weight_OI.astype(np.float32)
+    total += pair.product()
     return total
 
 

@@ -110,7 +110,7 @@ class BoxTensor:
 
     def chunks(self) -> Iterator[np.ndarray]:
         """Flat pieces in C order; a source that has to be made whole is made once."""
-        if not _in_pieces(self.source):
+        if not in_pieces(self.source):
             yield from array_chunks(self.read())
             return
         for block in blocks(self.box, numpy_dtype(self.dtype).itemsize):
@@ -128,10 +128,10 @@ def part_of(tensor: LazyTensor, box: Box) -> LazyTensor:
     return tensor if box == whole(tensor.shape) else BoxTensor(tensor, box)
 
 
-def _in_pieces(tensor: LazyTensor) -> bool:
+def in_pieces(tensor: LazyTensor) -> bool:
     """Whether a part can be had without the whole."""
     if isinstance(tensor, (CastTensor, BoxTensor)):
-        return _in_pieces(tensor.source)
+        return in_pieces(tensor.source)
     return isinstance(tensor, (FileTensor, BoxReadable))
 
 

@@ -8,7 +8,7 @@ from typing import Protocol
 
 import numpy as np
 
-from mindformers_codellama.checkpoint.boxes_io import read_box
+from mindformers_codellama.checkpoint.boxes_io import in_pieces, read_box
 from mindformers_codellama.checkpoint.dtypes import cast, numpy_dtype
 from mindformers_codellama.checkpoint.packed_file import ALIGNMENT, Slot
 from mindformers_codellama.checkpoint.packed_layout import EMBEDDING, TILE, Part, bias_names, norm_names, parts
@@ -179,11 +179,13 @@ class _Tally:
 
 
 def _row_blocks(tensor: LazyTensor) -> Iterator[tuple[int, np.ndarray]]:
-    """(first row, float32 rows) of a matrix, all but the last of whole tiles."""
+    """(first row, float32 rows) of a matrix, all but the last of whole tiles; one that has to be made whole is made once."""
     rows, columns = tensor.shape
     step = max(1, BLOCK_BYTES // (4 * columns * TILE)) * TILE
+    whole = None if in_pieces(tensor) else tensor.read()
     for first in range(0, rows, step):
-        yield first, read_box(tensor, Box((first, 0), (min(first + step, rows), columns)))
+        last = min(first + step, rows)
+        yield first, read_box(tensor, Box((first, 0), (last, columns))) if whole is None else whole[first:last]
 
 
 def _require_finite(values: np.ndarray, where: str, first: int) -> None:

@@ -31,16 +31,13 @@ def model_settings(arguments: argparse.Namespace, opened: OpenedModel, config: G
         opened: the model.
         config: every option of generation; None when nothing is generated.
     """
-    from mindformers_codellama.pipelines.adapters import split_name
-
     names = ("load_checkpoint", "tokenizer", "dtype", "weights", "device", "overrides", "seq_length", "adapter")
     made: dict[str, Any] = {
         "model": arguments.model,
         "name": opened.name,
         "opened_with": {name: getattr(arguments, name) for name in names},
     }
-    adapters = [split_name(given)[1] for given in arguments.adapter]
-    if places := [place for place in (opened.weights, opened.adapter, *adapters) if place]:
+    if places := [place for place in (opened.weights, *opened.adapters) if place]:
         made["weights_digest"] = weights_digest(places)
     if config is not None:
         made["decoding"] = {field.name: getattr(config, field.name) for field in fields(config)}

@@ -57,7 +57,8 @@ def add_opening_arguments(parser: argparse.ArgumentParser) -> argparse._Argument
         action="append",
         default=[],
         metavar="[NAME=]DIR",
-        help="low-rank adapter in PEFT's files (docs/lora.md); in chat it may be repeated, the first is used and /adapter changes it",
+        help="low-rank adapter in PEFT's files (docs/lora.md), merged into weights that are packed at load; in chat it may be repeated "
+        "(not with packed weights): the first is used, /adapter changes it",
     )
     group.add_argument("--device", choices=("CPU", "Ascend"), help="default: the configuration's, CPU for a directory")
     group.add_argument(
@@ -126,7 +127,7 @@ def open_from(arguments: argparse.Namespace, *, alone: str = "", infills: bool =
         )
     if len(arguments.adapter) > 1 and alone != "chat":
         raise ConfigError("--adapter", f"got {len(arguments.adapter)} adapters; one can be used.", fix="give one, or merge them in turn.")
-    opened = open_model(
+    return open_model(
         arguments.model,
         load_checkpoint=arguments.load_checkpoint,
         tokenizer=arguments.tokenizer,
@@ -138,9 +139,5 @@ def open_from(arguments: argparse.Namespace, *, alone: str = "", infills: bool =
         world_size=getattr(arguments, "world_size", None),
         alone=alone,
         infills=infills,
+        adapters=arguments.adapter,
     )
-    if arguments.adapter:
-        from mindformers_codellama.pipelines.adapters import use_adapters
-
-        use_adapters(opened.model, arguments.adapter)
-    return opened

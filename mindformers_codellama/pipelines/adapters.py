@@ -2,6 +2,7 @@
 
 An adapter in use is added to the weights themselves, in float32, so generation costs what it costs without one, on every path. The
 weights it changes are kept as they were beside it and put back bit for bit: without an adapter the model answers exactly as before.
+Packed weights have lost what would have to be put back: one adapter is merged into them before they are packed, and stays.
 """
 
 from __future__ import annotations
@@ -23,10 +24,34 @@ logger = logging.getLogger(__name__)
 
 BASE = "base"
 """What the model without an adapter is called where a name is asked for."""
+AT_LOAD = 'name one when the floating-point checkpoint is opened (--adapter DIR, or from_pretrained(..., adapter="DIR"))'
+SWITCH = "to switch between adapters, open it with weights: auto (--weights auto)"
+"""Ways out, for messages."""
+
+
+NamedAdapter = tuple[str, str]
+"""(name, directory) of an adapter to open a model with; an empty name is the directory's own."""
+
+
+class AdapterSet(Protocol):
+    """What a model does with adapters."""
+
+    active: str | None
+    """The adapter in use."""
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """In the order they were loaded."""
+
+    def load(self, path: str | Path, name: str = "") -> str:
+        """Read one and keep it; its name."""
+
+    def use(self, name: str | None) -> None:
+        """Compute with one, or with none."""
 
 
 class Adapters:
-    """The adapters of one network.
+    """The adapters of one network, as `AdapterSet`.
 
     Args:
         parameters: its weights by name; those in use are changed in place.
@@ -59,7 +84,7 @@ class Adapters:
             CheckpointError: as `read_adapter`; an adapter of another model.
         """
         folder = Path(path).expanduser()
-        name = name or folder.resolve().name
+        name = name or own_name(folder)
         if name in self._loaded or name == BASE:
             taken = "stands for the model without an adapter" if name == BASE else "is the name of an adapter already"
             raise ConfigError(f"adapter {name}", f"{taken}.", fix=f"give another name: --adapter NAME={path}.")
@@ -99,7 +124,52 @@ class Adapters:
         self.active = None
 
 
-def split_name(given: str) -> tuple[str, str]:
+class PackedAdapters:
+    """The adapter of packed weights, as `AdapterSet`: the one that was merged before they were packed, or none; it cannot change.
+
+    Args:
+        form: of the weights, `bfloat16`, `int8` or `int4`.
+        merged: name of the adapter that is in them.
+    """
+
+    def __init__(self, form: str, merged: str | None = None) -> None:
+        self._form = form
+        self.active = merged
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The one that is merged."""
+        return () if self.active is None else (self.active,)
+
+    def load(self, path: str | Path, name: str = "") -> str:
+        """Refused: it would be added to weights that were rounded already.
+
+        Raises:
+            ConfigError: always.
+        """
+        problem = f"the weights are packed as {self._form}; an adapter is merged into them before they are packed, not afterwards."
+        raise ConfigError(f"adapter {name or own_name(Path(path))}", problem, fix=f"{AT_LOAD}; {SWITCH}.")
+
+    def use(self, name: str | None) -> None:
+        """Nothing to do for the one in use.
+
+        Raises:
+            ConfigError: any other; adapters of packed weights are not switched.
+        """
+        wanted = None if name == BASE else name
+        if wanted == self.active:
+            return
+        held = "no adapter in them" if self.active is None else f"adapter {self.active} merged into them"
+        problem = f"the weights are packed as {self._form} with {held}; adapters of packed weights cannot be switched."
+        raise ConfigError(f"adapter {name or BASE}", problem, fix=f"{SWITCH}, or open the model again.")
+
+
+def own_name(folder: Path) -> str:
+    """Name of an adapter that was given none: its directory's."""
+    return folder.expanduser().resolve().name
+
+
+def split_name(given: str) -> NamedAdapter:
     """`NAME=DIR` or `DIR` of a command line as (name, directory); the name may be empty."""
     name, equals, folder = given.partition("=")
     return (name, folder) if equals and name and "/" not in name else ("", given)
@@ -115,8 +185,8 @@ class CanAdapt(Protocol):
         """Use one, or none."""
 
 
-def use_adapters(model: CanAdapt, given: Sequence[str]) -> None:
-    """Load the adapters of a command line and use the first."""
-    names = [model.load_adapter(folder, name) for name, folder in map(split_name, given)]
+def use_adapters(model: CanAdapt, given: Sequence[NamedAdapter]) -> None:
+    """Load adapters and use the first."""
+    names = [model.load_adapter(folder, name) for name, folder in given]
     if names:
         model.set_adapter(names[0])

@@ -28,7 +28,7 @@ from mindformers_codellama.model.initial import init_parameters
 from mindformers_codellama.model.llama import LlamaNetwork
 from mindformers_codellama.model.part import WHOLE
 from mindformers_codellama.parallel.agreement import together
-from mindformers_codellama.pipelines.adapters import Adapters
+from mindformers_codellama.pipelines.adapters import Adapters, AdapterSet
 from mindformers_codellama.pipelines.generating import CausalLM, plain_generation, strip_pads, token_rows
 from mindformers_codellama.pipelines.ranks import ONE, Ranks, join_ranks, ranks_of
 from mindformers_codellama.runtime.context import current_device
@@ -77,7 +77,8 @@ class LlamaForCausalLM(CausalLM, LlamaNetwork):
         super().__init__(config, ranks.part)
         self.generation = generation or plain_generation(config)
         self._decoders: dict[bool, Decoder] = {}
-        self._adapters: Adapters | None = None
+        self.adapter_set: AdapterSet | None = None
+        """What takes its adapters; made when it is first needed."""
         if isinstance(checkpoint, CheckpointReader):
             load_from(self, Source(checkpoint))
             return
@@ -88,7 +89,9 @@ class LlamaForCausalLM(CausalLM, LlamaNetwork):
         load_weights(self, path, comm=ranks.agreement, model_layout=ranks.model_layout, strategy=ranks.strategy)
 
     @classmethod
-    def from_pretrained(cls, name_or_path: str | Path, *, generation: GenerationConfig | None = None, weights: str = "auto") -> CausalLM:
+    def from_pretrained(
+        cls, name_or_path: str | Path, *, generation: GenerationConfig | None = None, weights: str = "auto", adapter: str | Path = ""
+    ) -> CausalLM:
         """A model with its weights.
 
         Args:
@@ -98,6 +101,8 @@ class LlamaForCausalLM(CausalLM, LlamaNetwork):
             generation: options `generate` starts from, instead of the YAML file's.
             weights: form the weights are held in: `float32`, `bfloat16`, `int8`, `int4`; `auto` is the file's own for packed
                 weights, else a network of the configuration's types (and what a YAML file says wins over `auto`).
+            adapter: directory of a low-rank adapter to use, in PEFT's files. A network keeps it beside its weights
+                (`set_adapter(None)` takes it out); into weights packed here it is merged first, and stays.
 
         Returns:
             A network of this class, or with packed weights a model that generates and nothing else.
@@ -107,6 +112,7 @@ class LlamaForCausalLM(CausalLM, LlamaNetwork):
         """
         from mindformers_codellama.pipelines.weight_form import open_causal_lm  # which builds on this module
 
+        adapters = [("", str(adapter))] if str(adapter) else []
         path = Path(name_or_path).expanduser()
         yaml_files = [] if (path / "config.json").is_file() or not path.is_dir() else sorted(path.glob("*.y*ml"))
         if path.suffix.lower() in (".yaml", ".yml") or len(yaml_files) == 1:
@@ -118,7 +124,7 @@ class LlamaForCausalLM(CausalLM, LlamaNetwork):
             cut = not run.parallel_config.vocab_emb_dp
             ranks = join_ranks(run.model.config, run_layout(run), vocabulary_cut=cut, strategy=run.src_strategy_path_or_dir)
             form, generation = run.weights if weights == "auto" else weights, generation or run.model.generation
-            return open_causal_lm(run.model.config, checkpoint, form=form, generation=generation, ranks=ranks)
+            return open_causal_lm(run.model.config, checkpoint, form=form, generation=generation, ranks=ranks, adapters=adapters)
         path = existing(path)
         config = checkpoint_config(path)
         if config is None:
@@ -126,11 +132,10 @@ class LlamaForCausalLM(CausalLM, LlamaNetwork):
             raise ConfigError(path, "does not say the sizes of its model.", fix=fix)
         ends = end_token_ids(path if path.is_dir() else path.parent) or (config.eos_token_id,)
         generation = generation or plain_generation(config).updated(eos_token_id=ends)
-        model = open_causal_lm(config, path, form=weights, generation=generation)
         shipped = shipped_model(str(name_or_path))
         if shipped and shipped[1] and path == shipped[0]:
-            model.set_adapter(model.load_adapter(shipped[1]))
-        return model
+            adapters.append(("", str(shipped[1])))
+        return open_causal_lm(config, path, form=weights, generation=generation, adapters=adapters)
 
     def decoder(self, *, use_past: bool) -> Decoder:
         """The decoder over these weights; kept, because its graphs are compiled once."""
@@ -144,13 +149,13 @@ class LlamaForCausalLM(CausalLM, LlamaNetwork):
             self._decoders[use_past] = MindSporeDecoder(self, use_past=use_past) if reason else FusedDecoder(self)
         return self._decoders[use_past]
 
-    def _own_adapters(self) -> Adapters:
-        if self._adapters is None:
+    def _own_adapters(self) -> AdapterSet:
+        if self.adapter_set is None:
             if self.ranks is not ONE and not self.ranks.comm.is_alone:
                 problem = f"the model is cut over {self.ranks.comm.layout.ranks} ranks, and adapters are not."
                 raise ConfigError("adapter", problem, fix="merge it (codellama merge-lora) and load the merged model.")
-            self._adapters = Adapters(dict(self.parameters_and_names()))
-        return self._adapters
+            self.adapter_set = Adapters(dict(self.parameters_and_names()))
+        return self.adapter_set
 
     def _plain_because(self, use_past: bool) -> str:
         """Why the network kernel is not used; empty when it is. With products in bfloat16 it computes in float32, which is nearer."""

@@ -12,10 +12,10 @@ from numpy.typing import NDArray
 
 from mindformers_codellama.config.generation import GenerationConfig
 from mindformers_codellama.config.model_config import ModelConfig
-from mindformers_codellama.errors import GenerationError
+from mindformers_codellama.errors import ConfigError, GenerationError
 from mindformers_codellama.generation.loop import generate
 from mindformers_codellama.generation.protocol import Decoder, Streamer
-from mindformers_codellama.pipelines.adapters import Adapters
+from mindformers_codellama.pipelines.adapters import AdapterSet
 from mindformers_codellama.pipelines.logits_processors import LogitsProcessor, ProcessedDecoder
 from mindformers_codellama.pipelines.ranks import Ranks
 from mindformers_codellama.text.tokenizer import LlamaTokenizer
@@ -66,8 +66,9 @@ class CausalLM:
         """Name of the adapter in use."""
         return self._own_adapters().active
 
-    def _own_adapters(self) -> Adapters:
-        raise NotImplementedError
+    def _own_adapters(self) -> AdapterSet:
+        fix = "merge it (codellama merge-lora) and make this model of the merged checkpoint."
+        raise ConfigError("adapter", "this model's weights cannot change, so it takes none.", fix=fix)
 
     def generate(
         self,

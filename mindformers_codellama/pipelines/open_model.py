@@ -25,6 +25,7 @@ from mindformers_codellama.kernels.choose import choose_kernels
 from mindformers_codellama.layout.cuts import run_layout
 from mindformers_codellama.layout.ranks import Layout
 from mindformers_codellama.parallel.comm import SINGLE, Comm, require_started
+from mindformers_codellama.pipelines.adapters import NamedAdapter, split_name
 from mindformers_codellama.pipelines.generating import CausalLM
 from mindformers_codellama.pipelines.ranks import degree_findings, join_ranks
 from mindformers_codellama.pipelines.weight_form import open_causal_lm
@@ -70,8 +71,8 @@ class Source:
     """The key `kernels`."""
     infills: bool = False
     """It is asked to fill in the middle; one that cannot is refused before its weights are read."""
-    adapter: str = ""
-    """Low-rank adapter that belongs to the model; empty when none does."""
+    adapters: tuple[NamedAdapter, ...] = ()
+    """Low-rank adapters to load: those asked for, then the model's own; the first is used."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -90,8 +91,8 @@ class OpenedModel:
     """This process among the ranks that hold the model; all of them generate, one shows it."""
     weights: str = ""
     """Checkpoint that was loaded; empty when the weights are random."""
-    adapter: str = ""
-    """Low-rank adapter that belongs to the model; empty when none does."""
+    adapters: tuple[str, ...] = ()
+    """Directories of the low-rank adapters it was opened with; the first is in use."""
 
 
 def is_yaml(source: str | Path) -> bool:
@@ -112,6 +113,7 @@ def open_model(  # noqa: PLR0913 - what a person may say about a model, all name
     world_size: int | None = None,
     alone: str = "",
     infills: bool = False,
+    adapters: Sequence[str] = (),
 ) -> OpenedModel:
     """Build a model and fill it with weights.
 
@@ -128,12 +130,14 @@ def open_model(  # noqa: PLR0913 - what a person may say about a model, all name
         world_size: ranks that hold the model together, at least 1; else the YAML file's layout, or one.
         alone: what it is for, when that is refused on several ranks.
         infills: refuse a model that cannot fill in the middle, before its weights are read.
+        adapters: low-rank adapters, `NAME=DIR` or `DIR`; the first is used. Packed weights take one.
 
     Raises:
         ConfigError, CheckpointError, TokenizerError: what is wrong with any of these.
         GenerationError: `infills`, and the model cannot.
     """
-    found = dataclasses.replace(find_source(source, overrides), infills=infills)
+    found = find_source(source, overrides)
+    found = dataclasses.replace(found, infills=infills, adapters=(*map(split_name, adapters), *found.adapters))
     if infills:
         require_trained_infilling(found.config, found.name)
     if world_size is not None:
@@ -148,12 +152,8 @@ def open_model(  # noqa: PLR0913 - what a person may say about a model, all name
         config = dataclasses.replace(config, seq_length=seq_length)
     if dtype is not None:
         config = dataclasses.replace(config, compute_dtype=dtype, param_init_dtype=dtype)
-    if device is not None:
-        context = dataclasses.replace(context, device_target=device)
-    if load_checkpoint:
-        found = dataclasses.replace(found, weights=load_checkpoint)
-    if weights is not None:
-        found = dataclasses.replace(found, form=weights)
+    context = dataclasses.replace(context, device_target=context.device_target if device is None else device)
+    found = dataclasses.replace(found, weights=load_checkpoint or found.weights, form=found.form if weights is None else weights)
     if tokenizer:
         found = dataclasses.replace(found, tokenizer=tokenizer, tokenizer_options={})
     return open_source(dataclasses.replace(found, config=config, context=context))
@@ -176,12 +176,13 @@ def open_source(source: Source) -> OpenedModel:
         require_infilling(words, source.config, source.name)
     enter_context(source.context)
     choose_kernels(source.kernels, device=source.context.device_target, threads=source.context.runtime_num_threads)
-    ranks = join_ranks(source.config, source.layout, vocabulary_cut=source.vocabulary_cut, strategy=source.strategy)
+    config = source.config
+    ranks = join_ranks(config, source.layout, vocabulary_cut=source.vocabulary_cut, strategy=source.strategy)
     if not source.weights:
         logger.warning("no checkpoint given: the weights are random (seed %d) and so will be the text.", source.seed)
-    model = open_causal_lm(source.config, source.weights, form=source.form, generation=source.generation, seed=source.seed, ranks=ranks)
-    if source.adapter:
-        model.set_adapter(model.load_adapter(source.adapter))
+    model = open_causal_lm(
+        config, source.weights, form=source.form, generation=source.generation, seed=source.seed, ranks=ranks, adapters=source.adapters
+    )
     style = FAMILIES[source.name].prompt_style if source.name in FAMILIES else "completion"
     return OpenedModel(
         model=model,
@@ -192,7 +193,7 @@ def open_source(source: Source) -> OpenedModel:
         name=source.name,
         comm=ranks.comm,
         weights=source.weights,
-        adapter=source.adapter,
+        adapters=tuple(folder for _, folder in source.adapters),
     )
 
 
@@ -210,7 +211,7 @@ def find_source(source: str | Path, overrides: Sequence[str] = ()) -> Source:
         return _source_of_weights(path)
     if shipped := shipped_model(str(source)):
         name = str(source).lower().replace("-", "_")
-        return dataclasses.replace(_source_of_weights(shipped[0]), name=name, adapter=str(shipped[1] or ""))
+        return dataclasses.replace(_source_of_weights(shipped[0]), name=name, adapters=(("", str(shipped[1])),) if shipped[1] else ())
     if str(source) in FAMILIES:
         return _source_of_name(str(source))
     fix = f"give a YAML file, a directory with weights, or one of {', '.join(FAMILIES)}."

@@ -64,14 +64,31 @@ def test_chat_switches_between_adapters_and_back(folder, theirs, adapters, token
     assert err.rstrip().endswith("adapters: *base, polite, terse (* is in use)")
 
 
+def test_packed_weights_answer_with_the_adapter_as_the_merged_model_does_and_chat_says_it_stays(
+    folder, adapters, tmp_path, capsys, monkeypatch
+):
+    path, merged = adapters["polite"][0], tmp_path / "merged"
+    assert main(["merge-lora", str(folder), str(path), str(merged), "--to", "hf"]) == 0
+    shown = []
+    for given in ([str(merged)], [str(folder), "--adapter", str(path)], [str(folder)]):
+        monkeypatch.setattr("sys.stdin", io.StringIO("Hello\n/adapter\n/adapter base\n"))
+        capsys.readouterr()
+        assert main(["chat", *given, "--weights", "int8", "--max-new-tokens", "6", "--prompt-style", "vicuna"]) == 0
+        shown.append(capsys.readouterr())
+    assert shown[0].out == shown[1].out != shown[2].out
+    assert "adapters: base, *polite (* is in use)" in shown[1].err
+    assert "error: adapter base: the weights are packed as int8 with adapter polite merged into them" in shown[1].err
+    assert shown[2].err.count("adapters: *base (* is in use)") == 2
+
+
 @pytest.mark.parametrize(
     ("words", "code", "told"),
     [
         (["--adapter", "nowhere"], 3, "nowhere: does not exist"),
         (["--adapter", "a", "--adapter", "b"], 2, "--adapter: got 2 adapters; one can be used"),
-        (["--adapter", "nowhere", "--weights", "int8"], 2, "adapter: the weights are packed as int8"),
+        (["--adapter", "nowhere", "--weights", "int8"], 3, "nowhere: does not exist"),
     ],
-    ids=["missing", "two", "packed"],
+    ids=["missing", "two", "missing for packed weights"],
 )
 def test_an_adapter_that_cannot_be_used_is_refused(folder, capsys, words, code, told):
     assert main(["predict", str(folder), "x", *words]) == code

@@ -28,8 +28,9 @@ def test_settings_that_nobody_can_read_are_refused(tmp_path, text):
 
 def made(weights, *adapters) -> dict:
     options = ("load_checkpoint", "tokenizer", "dtype", "weights", "device", "overrides", "seq_length")
-    arguments = argparse.Namespace(model="m", adapter=list(adapters), **dict.fromkeys(options))
-    opened = OpenedModel(model=None, tokenizer=None, generation=None, prompt_style="", batch_size=1, weights=str(weights))
+    arguments = argparse.Namespace(model="m", adapter=[f"name={folder}" for folder in adapters], **dict.fromkeys(options))
+    places = {"weights": str(weights), "adapters": tuple(map(str, adapters))}
+    opened = OpenedModel(model=None, tokenizer=None, generation=None, prompt_style="", batch_size=1, **places)
     return model_settings(arguments, opened)
 
 
@@ -38,12 +39,12 @@ def test_other_weights_at_the_same_place_are_other_settings(tmp_path):
     for number, file in enumerate((weights, adapter)):
         file.parent.mkdir()
         file.write_bytes(bytes([number]) * 100)
-    before = made(weights.parent, f"name={adapter.parent}")
-    assert made(weights.parent, f"name={adapter.parent}") == before
+    before = made(weights.parent, adapter.parent)
+    assert made(weights.parent, adapter.parent) == before
     (weights.parent / "notes.txt").write_text("no weights")
-    assert made(weights.parent, f"name={adapter.parent}") == before
+    assert made(weights.parent, adapter.parent) == before
     adapter.write_bytes(b"2" * 100)
-    assert made(weights.parent, f"name={adapter.parent}") != before
+    assert made(weights.parent, adapter.parent) != before
     assert made(weights) == made(weights.parent)
     digest = weights_digest([str(weights)])
     weights.write_bytes(b"3" * 100)
