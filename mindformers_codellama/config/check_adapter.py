@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 from mindformers_codellama.config.kernels_key import fits_kernels
 from mindformers_codellama.config.sections import RunConfig
 from mindformers_codellama.errors import CodeLlamaError, ConfigError
@@ -23,12 +25,11 @@ def adapter_findings(run: RunConfig) -> list[CodeLlamaError]:
     if pet.compute_dtype is not None and pet.compute_dtype != config.compute_dtype:
         problem = f"got {pet.compute_dtype}, but the model computes in {config.compute_dtype}; adapters compute as the model does."
         found.append(ConfigError(f"{WHERE}.compute_dtype", problem, fix="leave it out."))
-    if run.use_parallel and run.parallel_config.ranks > 1:
-        problem = f"asks for an adapter on {run.parallel_config.ranks} ranks; its A and B are not cut or added over ranks."
-        found.append(ConfigError("use_parallel", problem, fix="write use_parallel: False: an adapter needs little memory (docs/lora.md)."))
-    if pet.lora_dropout and not _has_step_without_graph(run):
-        problem = f"got {pet.lora_dropout}; a compiled step cannot leave out the same numbers again when a run is resumed."
-        fix = "write 0, or train on the CPU with kernels: auto, float32 weights, and compute_dtype float32 or bfloat16."
+    found += _cut_axes(run)
+    if pet.lora_dropout and (_ranks(run) > 1 or not _has_step_without_graph(run)):
+        step = "a step of several ranks" if _ranks(run) > 1 else "a compiled step"
+        problem = f"got {pet.lora_dropout}; {step} cannot leave out the same numbers again when a run is resumed."
+        fix = "write 0, or train on the CPU in one process with kernels: auto, float32 weights, and compute_dtype float32 or bfloat16."
         found.append(ConfigError(f"{WHERE}.lora_dropout", problem, fix=fix))
     if run.resume_training and not run.model.checkpoint_name_or_path:
         problem = "is empty, but load_checkpoint names the adapter's run to go on with: the model below it is needed as well."
@@ -42,9 +43,29 @@ def adapter_findings(run: RunConfig) -> list[CodeLlamaError]:
 
 def adapter_notes(run: RunConfig) -> list[str]:
     """Worth knowing."""
-    if run.model.model_config.pet_config is None or run.run_mode in TRAINING_MODES:
+    if run.model.model_config.pet_config is None:
         return []
+    if run.run_mode in TRAINING_MODES:
+        cuts = _ranks(run) > 1 and run.parallel.enable_parallel_optimizer
+        return ["parallel.enable_parallel_optimizer: has no effect on an adapter, whose optimizer states are whole on every rank."] * cuts
     return [f"{WHERE}: is for training alone; a trained adapter is used with --adapter, or merged (codellama merge-lora)."]
+
+
+def _ranks(run: RunConfig) -> int:
+    return run.parallel_config.ranks if run.use_parallel else 1
+
+
+def _cut_axes(run: RunConfig) -> Iterator[CodeLlamaError]:
+    """Axes that would cut the model; in `parallel_mode: 0` every rank is a copy, whatever they are called."""
+    degrees = run.parallel_config
+    if not run.use_parallel or run.parallel.parallel_mode == 0:
+        return
+    cut = {"model_parallel": degrees.model_parallel, "pipeline_stage": degrees.pipeline_stage}
+    asked = " and ".join(f"{name} {degree}" for name, degree in cut.items() if degree > 1)
+    if asked:
+        problem = f"asks for {asked}, but A and B are not cut: an adapter is trained on one rank, or on data_parallel ranks alone."
+        fix = f"write data_parallel: {degrees.ranks}, model_parallel: 1, pipeline_stage: 1 (each rank holds the whole model: docs/lora.md)."
+        yield ConfigError("parallel_config", problem, fix=fix)
 
 
 def _has_step_without_graph(run: RunConfig) -> bool:

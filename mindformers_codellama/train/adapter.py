@@ -20,6 +20,8 @@ from mindformers_codellama.model.linear import Linear
 from mindformers_codellama.model.llama import LlamaNetwork
 from mindformers_codellama.model.lora import add_adapter
 from mindformers_codellama.model.lora_pass import Dropout
+from mindformers_codellama.parallel.agreement import fail_together, gather, together
+from mindformers_codellama.parallel.comm import SINGLE, Comm
 from mindformers_codellama.train.resume_point import ResumePoint
 
 FOLDER = "adapter"
@@ -52,21 +54,42 @@ def base_weights(run: RunConfig) -> str:
     return run.model.checkpoint_name_or_path if run.resume_training else run.start_weights
 
 
-def open_adapter(run: RunConfig, network: LlamaNetwork) -> TrainedAdapter | None:
+def open_adapter(run: RunConfig, network: LlamaNetwork, comm: Comm = SINGLE) -> TrainedAdapter | None:
     """Give the network the adapter of `pet_config` and load the weights below it; None without that section.
 
+    Every rank reads the whole model, as one process would, and begins with the same A and B.
+
+    Args:
+        run: names the model.
+        network: whole.
+        comm: this process among the ranks, which must all call this.
+
     Raises:
-        CheckpointError: as `load_start`.
+        CheckpointError: as `load_start`; ranks that read different models.
     """
     pet = run.model.model_config.pet_config
     if pet is None:
         return None
     layers = add_adapter(network, pet, run.seed)
     base = base_weights(run)
-    load_start(network, replace(run, load_checkpoint=base, resume_training=False))
+    start = replace(run, load_checkpoint=base, resume_training=False)
+    together(None if comm.is_alone else comm, lambda: load_start(network, start), doing="reading the model", slow=True)
+    frozen = frozen_digest(network)
+    _require_same(comm, base, frozen)
     settings = {key: value for key, value in asdict(pet).items() if key not in ("param_init_type", "compute_dtype")}
-    text = json.dumps(settings | {"modules": list(layers), "base": frozen_digest(network)}, sort_keys=True)
+    text = json.dumps(settings | {"modules": list(layers), "base": frozen}, sort_keys=True)
     return TrainedAdapter(pet, layers, base, text)
+
+
+def _require_same(comm: Comm, base: str, frozen: str) -> None:
+    """Refuse ranks whose machines have different models at one path."""
+    if comm.is_alone:
+        return
+    doing = "comparing the models"
+    found = gather(comm, frozen, doing=doing)
+    others = ", ".join(str(rank) for rank, digest in enumerate(found) if digest != found[0])
+    problem = f"holds another model for rank {others} than for rank 0."
+    fail_together(comm, CheckpointError(base, problem, fix="give every machine the same one.") if others else None, doing=doing)
 
 
 def dropout_of(run: RunConfig) -> Dropout | None:

@@ -180,8 +180,8 @@ def _rank_update(run: RunConfig, network: LlamaNetwork, update: AdamUpdate, comm
     """The part of a rank's step after the gradients. Of what several ranks hold alike, the first counts in the norm."""
     names = [parameter.name for parameter in update.parameters]
     counted = [
-        (comm.model.index == 0 or model_layout.model_dim(name) is not None) and (comm.data.index == 0 or model_layout.is_moment_cut(name))
-        for name in names
+        (comm.model.index == 0 or model_layout.model_dim(name) is not None) and (comm.data.index == 0 or cut)
+        for name, cut in zip(names, update.cut, strict=True)
     ]
     rows = RowCut(axis=comm.data, cut=update.cut, groups=run.parallel_config.gradient_aggregation_group)
     partial = [sums_gradient_over_model(name, network.part) for name in names]

@@ -10,10 +10,10 @@ from pathlib import Path
 from mindformers_codellama.config.check import require_runnable
 from mindformers_codellama.config.sections import RunConfig, SummaryMonitor, TrainLogSection
 from mindformers_codellama.errors import ConfigError, TrainingError
-from mindformers_codellama.layout.cuts import run_layout, run_model_layout
+from mindformers_codellama.layout.cuts import ModelLayout, run_layout, run_model_layout
 from mindformers_codellama.model.llama import LlamaNetwork
 from mindformers_codellama.parallel.agreement import together
-from mindformers_codellama.parallel.comm import join
+from mindformers_codellama.parallel.comm import Comm, join
 from mindformers_codellama.train.adapter import open_adapter
 from mindformers_codellama.train.batch_plan import plan_batches
 from mindformers_codellama.train.device import enter_run
@@ -96,18 +96,46 @@ def train(run: RunConfig, *, force: bool = False, bar: bool = False) -> TrainRes
     require_runnable(run)
     enter_run(run)
     layout = run_layout(run)
-    model_layout = run_model_layout(run, layout)
     comm = join(layout)
     if comm.rank:
         logging.getLogger(__package__.partition(".")[0]).setLevel(logging.WARNING)
+    parts, network, state = _begin(run, comm, run_model_layout(run, layout), force=force, bar=bar)
+    _announce(parts, network, state)
+    _compile(parts)
+    first = state.step
+    state = _run_and_close(parts, state)
+    seconds = time.perf_counter() - started
+    tokens = (state.step - first) * parts.facts.batch_size * parts.facts.micro_steps * run.model.config.seq_length
+    folder = parts.folder
+    adapter = folder.adapter_folder if folder and folder.adapter else None
+    return TrainResult(
+        step=state.step,
+        updates=state.updates,
+        loss=parts.last_loss,
+        losses=tuple(parts.recorder.losses),
+        evaluation=parts.last_eval,
+        checkpoint=parts.last_saved,
+        network_checkpoint=folder.network_file if folder and not adapter and folder.network_file.exists() else None,
+        adapter=adapter,
+        plot=parts.recorder.plot(),
+        seconds=seconds,
+        tokens_per_second=tokens / seconds,
+        network=network,
+        rank=comm.rank,
+    )
+
+
+def _begin(run: RunConfig, comm: Comm, model_layout: ModelLayout, *, force: bool, bar: bool) -> tuple[Parts, LlamaNetwork, TrainState]:
+    """Everything the loop needs, this rank's network, and where it starts; files are looked at before memory is taken."""
     point = resume_point(run, comm, model_layout)
     folder = open_folder(run, point, force=force, comm=comm, model_layout=model_layout)
-    save_strategy(run, comm, model_layout)
+    if run.model.model_config.pet_config is None:  # every rank has a whole adapter: there is nothing a strategy could tell
+        save_strategy(run, comm, model_layout)
     source = together(several(comm), lambda: open_train_batches(run, comm.data.index), doing="opening the data", slow=True)
     length = plan_length(run, source)
     schedule = plan_schedule(run, length)
     network = build_network(run, comm, model_layout)
-    adapter = open_adapter(run, network)
+    adapter = open_adapter(run, network, comm)
     update = build_update(run, network, comm, model_layout)
     facts = replace(run_facts(run, source), adapter=adapter.facts if adapter else "")
     if folder:
@@ -129,32 +157,17 @@ def train(run: RunConfig, *, force: bool = False, bar: bool = False) -> TrainRes
         last_saved=from_path,
         comm=comm,
     )
-    _announce(parts, network, state)
-    step = parts.step
+    return parts, network, state
+
+
+def _compile(parts: Parts) -> None:
+    """Compile before the first step where ranks must begin together; one process compiles at its first step."""
+    run, step = parts.run, parts.step
     if isinstance(step, RankStep) and run.context.mode == 0:
-        rows, row_length = plan_batches(run).rows, facts.row_length
-        together(comm, lambda: step.compile(rows, row_length), doing="compiling the step", slow=True)
+        rows, row_length = plan_batches(run).rows, parts.facts.row_length
+        together(parts.comm, lambda: step.compile(rows, row_length), doing="compiling the step", slow=True)
     if parts.evaluator:
-        compiled(run, parts.evaluator, comm)
-    first = state.step
-    state = _run_and_close(parts, state)
-    seconds = time.perf_counter() - started
-    tokens = (state.step - first) * facts.batch_size * facts.micro_steps * run.model.config.seq_length
-    return TrainResult(
-        step=state.step,
-        updates=state.updates,
-        loss=parts.last_loss,
-        losses=tuple(parts.recorder.losses),
-        evaluation=parts.last_eval,
-        checkpoint=parts.last_saved,
-        network_checkpoint=folder.network_file if folder and not adapter and folder.network_file.exists() else None,
-        adapter=folder.adapter_folder if folder and adapter else None,
-        plot=parts.recorder.plot(),
-        seconds=seconds,
-        tokens_per_second=tokens / seconds,
-        network=network,
-        rank=comm.rank,
-    )
+        compiled(run, parts.evaluator, parts.comm)
 
 
 def open_recorder(run: RunConfig, step: int, *, rank: int = 0) -> Recorder:

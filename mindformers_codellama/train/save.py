@@ -5,7 +5,8 @@ weights alone; only then are old files removed. Layout and names are MindFormers
 `checkpoint/rank_0/<prefix>_rank_0-<epoch>_<step in epoch>.ckpt`, `checkpoint_network/rank_0/<prefix>_rank_0-network.ckpt`.
 
 With several ranks each writes what it holds into its own `rank_N`. A step counts once all of them have it, so a rank
-removes old files only when every rank has finished the new one.
+removes old files only when every rank has finished the new one. Of an adapter all hold the same: rank 0 writes what one
+process would.
 """
 
 from __future__ import annotations
@@ -49,17 +50,28 @@ class CheckpointFolder:
         settings: the `CheckpointMonitor` callback.
         comm: this process among the ranks; None for one process. Then every rank must make the same calls.
         model_layout: where every tensor lies; needed with several ranks.
+        copies: every rank holds the same, and rank 0 alone writes it, into `rank_0`.
     """
 
     def __init__(
-        self, root: Path, settings: CheckpointMonitor, *, comm: Gathers | None = None, model_layout: ModelLayout | None = None
+        self,
+        root: Path,
+        settings: CheckpointMonitor,
+        *,
+        comm: Gathers | None = None,
+        model_layout: ModelLayout | None = None,
+        copies: bool = False,
     ) -> None:
         self.root = root
         self.settings = settings
-        self.ranks = 1 if comm is None or model_layout is None else model_layout.layout.ranks
-        self.comm = comm if self.ranks > 1 else None
-        self.model_layout = model_layout if self.ranks > 1 else None
-        self.rank = 0 if self.comm is None else self.comm.rank
+        several = model_layout is not None and model_layout.layout.ranks > 1
+        self.comm = comm if several else None
+        self.model_layout = None if self.comm is None or copies else model_layout
+        self.ranks = 1 if self.model_layout is None else self.model_layout.layout.ranks
+        """Ranks that write."""
+        self.rank = 0 if self.comm is None or copies else self.comm.rank
+        """Whose folder it is."""
+        self.writes = not copies or self.comm is None or self.comm.rank == 0
         self.adapter: TrainedAdapter | None = None
         """Written in place of the weights alone, when an adapter is trained."""
         self._replaced: list[Path] = []
@@ -151,13 +163,16 @@ class CheckpointFolder:
             self._write_together(lambda: adapter.write(self.adapter_folder), [*before, path])
         elif self.settings.save_network_params:
             self._write_together(network, [*before, path])
-        self._prune(path, before)
+        if self.writes:
+            self._prune(path, before)
         return path
 
     def _write_together(self, write: Callable[[], None], before: list[Path]) -> None:
-        """Write on every rank; when one cannot, all end, and that one says why."""
+        """Write on every rank that does; when one cannot, all end, and that one says why."""
 
         def told() -> None:
+            if not self.writes:
+                return
             try:
                 write()
             except OSError as error:
@@ -171,7 +186,7 @@ class CheckpointFolder:
 
     def _save_name(self, step: int) -> str:
         """A name that the files of this save share; empty for one process."""
-        if self.comm is None:
+        if self.comm is None or self.model_layout is None:
             return ""
         mine = (self._attempt or secrets.token_hex(8), step)
         found = gather(self.comm, mine, doing="saving a checkpoint")

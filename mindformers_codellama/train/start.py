@@ -74,7 +74,8 @@ def _open_own_folder(
             ) from error
     if monitor is None:
         return None
-    folder = CheckpointFolder(place, monitor, comm=several(comm), model_layout=model_layout)
+    copies = run.model.model_config.pet_config is not None
+    folder = CheckpointFolder(place, monitor, comm=several(comm), model_layout=model_layout, copies=copies)
     if point is None:
         folder.refuse_foreign(force=force)
         return folder
@@ -106,7 +107,7 @@ def start_or_resume(  # noqa: PLR0913 - one value per fact, all named
         TrainingError: a resumed run with other data.
     """
     ranks = several(comm)
-    own_layout = None if ranks is None else model_layout
+    own_layout = None if ranks is None or network.adapts else model_layout
     run_id = gather(ranks, secrets.token_hex(8), doing="starting")[0]
     if point is None:
         if run.start_weights and not network.adapts:

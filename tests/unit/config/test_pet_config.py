@@ -70,7 +70,14 @@ def test_a_wrong_section_is_refused_with_what_to_write(tmp_path, pet):
 
 
 FOUND = {
-    "use_parallel=True parallel_config.data_parallel=2": "use_parallel: asks for an adapter on 2 ranks",
+    "use_parallel=True parallel_config.data_parallel=2": "lora_dropout: got 0.01; a step of several ranks",
+    "use_parallel=True parallel_config.model_parallel=2 parallel_config.data_parallel=2": (
+        "asks for model_parallel 2, but A and B are not cut: .* Fix: write data_parallel: 4, model_parallel: 1, pipeline_stage: 1"
+    ),
+    "use_parallel=True parallel_config.pipeline_stage=2 parallel_config.micro_batch_num=2": "asks for pipeline_stage 2, but A and B",
+    "use_parallel=True parallel_config.model_parallel=2 parallel_config.pipeline_stage=2 parallel_config.micro_batch_num=2": (
+        "asks for model_parallel 2 and pipeline_stage 2, but A and B are not cut"
+    ),
     "kernels=off": "lora_dropout: got 0.01; a compiled step cannot leave out the same numbers",
     "load_checkpoint= run_mode=train": "load_checkpoint: is empty, but with pet_config",
     "resume_training=True": "checkpoint_name_or_path: is empty, but load_checkpoint names the adapter's run",
@@ -84,6 +91,17 @@ def test_what_stops_training_an_adapter_is_found(tmp_path, overrides):
     found = run_findings(read(tmp_path, PET, *overrides.split()))
     with pytest.raises(AssertionError, match=FOUND[overrides]):
         raise AssertionError(" ".join(map(str, found)))
+
+
+@pytest.mark.parametrize("degrees", ["data_parallel=8", "data_parallel=4 parallel.parallel_mode=0 parallel_config.model_parallel=2"])
+def test_copies_on_data_parallel_ranks_run(tmp_path, degrees):
+    """In `parallel_mode: 0` every rank is a copy, whatever the degrees say."""
+    overrides = f"use_parallel=True model.model_config.pet_config.lora_dropout=0 parallel_config.{degrees}"
+    run = read(tmp_path, PET, *overrides.split())
+    assert run_findings(run) == []
+    assert not [note for note in notes(run) if "has no effect on an adapter" in note]
+    run = read(tmp_path, PET, *overrides.split(), "parallel.enable_parallel_optimizer=True")
+    assert [note for note in notes(run) if "parallel.enable_parallel_optimizer: has no effect on an adapter" in note]
 
 
 def test_prediction_passes_it_over_and_says_so(tmp_path):
