@@ -17,12 +17,11 @@ def run() -> int:
     parser.add_argument("--output_file", required=True, help="mindrecord to write")
     parser.add_argument("--tokenizer", default="llama", choices=("llama",))
     parser.add_argument("--model_file", required=True, help="tokenizer.model")
-    for name, default in (("file_partition", 1), ("repeat", 1), ("seq_length", 2048)):
+    for name, default in (("file_partition", 1), ("repeat", 1), ("seq_length", 2048), ("fim_seed", 0)):
         parser.add_argument(f"--{name}", type=int, default=default)
     parser.add_argument("--fim_rate", type=float, help="make infilling tasks of this share of the documents of type text")
     parser.add_argument("--fim_spm_rate", type=float, default=0.5, help="share of them in the order suffix, prefix, middle")
     parser.add_argument("--fim_line_rate", type=float, default=0.0, help="share of them whose middle lies in one line")
-    parser.add_argument("--fim_seed", type=int, default=0)
     parser.add_argument("--fim_loss", default="all", help="all, or middle: learn the middles alone")
     parser.add_argument("--skip_bad", action="store_true", help="leave out bad records instead of refusing the file")
     parser.add_argument("--force", action="store_true", help="replace an existing output")
