@@ -191,11 +191,11 @@ class KernelPass:
             segment_ids: as `input_ids`.
             position_ids: as `input_ids`.
         """
-        tokens_BS, labels_BS = _ints(input_ids[:, :-1]), _ints((input_ids if labels is None else labels)[:, 1:])
+        tokens_BS = _ints(input_ids[:, :-1])
+        labels_BS, weight_X = self._targets(input_ids, labels, segment_ids)
         order_S = np.arange(input_ids.shape[1] - 1)
         positions_BS = _ints(np.broadcast_to(order_S, tokens_BS.shape) if position_ids is None else position_ids[:, :-1])
         segments_BS = None if segment_ids is None else _ints(segment_ids[:, :-1])
-        same_BS = None if segment_ids is None else ms.Tensor(segment_ids[:, :-1] == segment_ids[:, 1:])
         visible_BS = ops.zeros_like(tokens_BS) if segments_BS is None else segments_BS
         where = self.stack.where(tokens_BS, positions_BS, visible_BS)
         kept: list[Any] = []  # each what its block keeps
@@ -204,7 +204,7 @@ class KernelPass:
             x_BSD, keeps = block.forward(x_BSD, where)
             kept.append(keeps)
             del keeps
-        loss, dx_BSD = self._head(x_BSD, scale, self.sums.head_loss.token_loss.weights(tokens_BS, labels_BS, same_BS), labels_BS, give)
+        loss, dx_BSD = self._head(x_BSD, scale, weight_X, labels_BS, give)
         del x_BSD
         for block in reversed(self.blocks):
             block.backward(dx_BSD, kept.pop(), where, give)
@@ -215,6 +215,22 @@ class KernelPass:
         rows_XD = ops.reshape(dx_BSD, (-1, dx_BSD.shape[-1]))
         give(embedding, RowGradient(rows_XD, ops.reshape(tokens_BS, (-1,)), _ints(places_X), embedding.shape[0]))
         return loss
+
+    def tokens(
+        self,
+        input_ids: np.ndarray,
+        labels: np.ndarray | None = None,
+        segment_ids: np.ndarray | None = None,
+        position_ids: np.ndarray | None = None,
+    ) -> float:
+        """How many tokens of such a batch are trained on; its loss is a mean over them."""
+        return float(self._targets(input_ids, labels, segment_ids)[1].asnumpy().sum())
+
+    def _targets(self, input_ids: np.ndarray, labels: np.ndarray | None, segment_ids: np.ndarray | None) -> tuple[ms.Tensor, ms.Tensor]:
+        """Labels int32 `(B, S)` and their weights float32 `(X,)`."""
+        labels_BS = _ints((input_ids if labels is None else labels)[:, 1:])
+        same_BS = None if segment_ids is None else ms.Tensor(segment_ids[:, :-1] == segment_ids[:, 1:])
+        return labels_BS, self.sums.head_loss.token_loss.weights(_ints(input_ids[:, :-1]), labels_BS, same_BS)
 
     def _head(self, x_BSD: ms.Tensor, scale: float, weight_X: ms.Tensor, labels_BS: ms.Tensor, give: Give) -> tuple[ms.Tensor, ms.Tensor]:
         """The loss, and the gradient of the stream behind the last block."""

@@ -6,17 +6,21 @@ import hashlib
 import logging
 from pathlib import Path
 
+import mindspore as ms
+
 from mindformers_codellama.config.sections import DynamicLossScale, LrScheduleSection, RunConfig
 from mindformers_codellama.data.batches import BatchSource, open_batches
 from mindformers_codellama.errors import ConfigError
 from mindformers_codellama.layout.cuts import ModelLayout
 from mindformers_codellama.model.initial import init_parameters
+from mindformers_codellama.model.kernel_pass import KernelPass
 from mindformers_codellama.model.llama import LlamaNetwork
 from mindformers_codellama.model.loss import TrainingLoss
 from mindformers_codellama.model.part import network_part, sums_gradient_over_model
-from mindformers_codellama.parallel.comm import ALONE, Comm
+from mindformers_codellama.parallel.comm import ALONE, Axis, Comm
 from mindformers_codellama.train.adapter import dropout_of
 from mindformers_codellama.train.batch_plan import plan_batches
+from mindformers_codellama.train.kernel_step import KernelMicroSteps
 from mindformers_codellama.train.loss_scale import LossScale
 from mindformers_codellama.train.optimizer import AdamSettings, AdamUpdate, decayed
 from mindformers_codellama.train.pipeline import Pipeline
@@ -152,18 +156,15 @@ def build_step(run: RunConfig, network: LlamaNetwork, update: AdamUpdate, comm: 
     own_means = run.parallel.parallel_mode == 0
     axis = ALONE if own_means else comm.data
     rank_update = _rank_update(run, network, update, comm, model_layout)
-    gradients = gradients_of(SharedLoss(network, axis), columns, update.parameters, parts=plan.parts)
     whole: WholeRankStep | None = None
     accumulate: Accumulator | None = None
     summed: SummedRankUpdate | None = None
-    if comm.stage.size == 1 and plan.micro_steps == 1:
-        whole = WholeRankStep(gradients, rank_update)
+    if comm.stage.size == 1 and plan.micro_steps == 1 and not _trains_by_kernels(network):
+        whole = WholeRankStep(gradients_of(SharedLoss(network, axis), columns, update.parameters, parts=plan.parts), rank_update)
     else:
         sums = empty_sums(update.parameters)
         summed = SummedRankUpdate(rank_update, sums)
-        accumulate = MicroSteps(gradients, sums)
-        if comm.stage.size > 1:
-            accumulate = Pipeline(comm, network, parameters=update.parameters, sums=sums, columns=columns, axis=axis, parts=plan.parts)
+        accumulate = _accumulator(network, update, sums, comm, columns=columns, axis=axis, parts=plan.parts)
     return RankStep(
         update,
         columns=columns,
@@ -174,6 +175,34 @@ def build_step(run: RunConfig, network: LlamaNetwork, update: AdamUpdate, comm: 
         accumulate=accumulate,
         summed=summed,
     )
+
+
+def _trains_by_kernels(network: LlamaNetwork) -> bool:
+    """Whether a rank's gradients are made without a graph: of an adapter, where the kernels compute.
+
+    In a graph the kernels would multiply by the sum of a weight and its adapter: one more copy of the weights, and with
+    `compute_dtype: bfloat16` rounded together, which loses what an adapter says until it is large.
+    """
+    return network.adapts and KernelPass.fits(TrainingLoss(network))
+
+
+def _accumulator(
+    network: LlamaNetwork,
+    update: AdamUpdate,
+    sums: ms.ParameterTuple,
+    comm: Comm,
+    *,
+    columns: tuple[str, ...],
+    axis: Axis,
+    parts: int,
+) -> Accumulator:
+    """What adds up the gradients of a rank's micro batches; the loss is a mean over `axis`."""
+    if comm.stage.size > 1:
+        return Pipeline(comm, network, parameters=update.parameters, sums=sums, columns=columns, axis=axis, parts=parts)
+    if _trains_by_kernels(network):
+        by_name = {parameter.name: each for parameter, each in zip(update.parameters, sums, strict=True)}
+        return KernelMicroSteps(TrainingLoss(network), by_name, columns=columns, axis=axis, parts=parts)
+    return MicroSteps(gradients_of(SharedLoss(network, axis), columns, update.parameters, parts=parts), sums)
 
 
 def _rank_update(run: RunConfig, network: LlamaNetwork, update: AdamUpdate, comm: Comm, model_layout: ModelLayout) -> RankUpdate:

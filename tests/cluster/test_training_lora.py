@@ -108,6 +108,7 @@ PAIRS = [
     ("two_accumulated", "one_accumulated"),
     ("two_parts", "one_parts"),
     ("two_off", "one_off"),
+    ("two_narrow", "one_narrow"),
 ]
 
 
