@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from mindformers_codellama.checkpoint.adapter_config import CONFIG_FILE
 from mindformers_codellama.checkpoint.ckpt_scanner import scan_ckpt
 from mindformers_codellama.checkpoint.hf_config import read_hf_config
 from mindformers_codellama.checkpoint.latest import get_last_checkpoint
@@ -138,6 +139,9 @@ def _open_ckpt_directory(folder: Path) -> CheckpointReader:
             if newest is not None:
                 return _open_ckpt([Path(newest)])
     files = sorted(file for file in folder.glob("*.ckpt") if not file.name.startswith("."))
+    if not files and (folder / CONFIG_FILE).is_file():
+        fix = "name the model it was trained on; the adapter itself goes to --adapter or codellama merge-lora."
+        raise CheckpointError(folder, "is a low-rank adapter, not a model.", fix=fix)
     if not files:
         wanted = "model.safetensors, pytorch_model.bin, consolidated.00.pth or *.ckpt"
         raise CheckpointError(folder, f"holds no checkpoint ({wanted}).", fix="give the directory that has the weight files.")

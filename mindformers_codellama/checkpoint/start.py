@@ -18,7 +18,7 @@ from mindspore import nn
 
 from mindformers_codellama.checkpoint.boxes_io import part_of
 from mindformers_codellama.checkpoint.ckpt_format import write_ckpt
-from mindformers_codellama.checkpoint.load import check_tensors, load_from, rank_box, weight_shapes
+from mindformers_codellama.checkpoint.load import check_tensors, compare_configs, load_from, rank_box, weight_shapes
 from mindformers_codellama.checkpoint.open import open_checkpoint
 from mindformers_codellama.checkpoint.report import LoadReport
 from mindformers_codellama.checkpoint.shard_info import SHARD_KEY, shard_info, shard_text, text_tensor
@@ -27,6 +27,7 @@ from mindformers_codellama.checkpoint.tensors import LazyTensor
 from mindformers_codellama.config.sections import RunConfig
 from mindformers_codellama.errors import CheckpointError
 from mindformers_codellama.layout.cuts import ModelLayout
+from mindformers_codellama.layout.parameters import parameter_shapes
 from mindformers_codellama.parallel.agreement import Gathers, gather, host_name, together
 
 logger = logging.getLogger(__name__)
@@ -54,6 +55,23 @@ def load_start(network: nn.Cell, run: RunConfig, *, comm: Gathers | None = None,
     return load_weights(
         network, run.start_weights, comm=comm, model_layout=model_layout, strategy=strategy, auto_trans=auto, output_dir=output_dir
     )
+
+
+def check_start(run: RunConfig, *, model_layout: ModelLayout | None = None) -> None:
+    """Raise what `load_start` would raise on rank 0, from the heads of the files alone.
+
+    Args:
+        run: names the checkpoint.
+        model_layout: where every tensor lies; None for a whole network.
+
+    Raises:
+        CheckpointError: as `load_start`.
+    """
+    path, shapes = Path(run.start_weights).expanduser(), parameter_shapes(run.model.config)
+    needed = shapes if model_layout is None else {name: rank_box(model_layout, name, 0).shape for name in model_layout.names(0)}
+    source = _open_seen(path, needed, (model_layout, 0), run.src_strategy_path_or_dir, auto_trans=run.auto_trans_ckpt)
+    check_tensors(source, needed, model_layout=model_layout)
+    compare_configs(source.reader, run.model.config)
 
 
 def load_weights(  # noqa: PLR0913 - one value per fact, all named
@@ -86,10 +104,7 @@ def load_weights(  # noqa: PLR0913 - one value per fact, all named
     needed = weight_shapes(network)
 
     def open_it(alone: bool) -> Source:
-        source = _open_seen(path, needed, (model_layout, rank), strategy, alone=alone)
-        if source.sharded and not auto_trans:
-            raise _other_layout(path, model_layout)
-        return source
+        return _open_seen(path, needed, (model_layout, rank), strategy, auto_trans=auto_trans, alone=alone)
 
     source = _of_one_save(comm, path, open_it)
     together(comm, lambda: check_tensors(source, needed, model_layout=model_layout), doing=OPENING, slow=True)
@@ -108,13 +123,23 @@ def transformed_folder(path: Path, output_dir: Path, model_layout: ModelLayout) 
 
 
 def _open_seen(
-    path: Path, needed: dict[str, tuple[int, ...]], place: tuple[ModelLayout | None, int], strategy: str, *, alone: bool
+    path: Path,
+    needed: dict[str, tuple[int, ...]],
+    place: tuple[ModelLayout | None, int],
+    strategy: str,
+    *,
+    auto_trans: bool,
+    alone: bool = True,
 ) -> Source:
+    """What a rank starts from; refused when it is cut for another layout, and nobody allowed to cut it anew."""
     model_layout, rank = place
     if model_layout is not None and not path.exists():
         fix = "give every machine the checkpoint at this path: a disk they share, or a copy (of its own rank_N folders, if it is cut)."
         raise CheckpointError(path, f"does not exist for rank {rank} on {host_name()}.", fix=fix)
-    return open_source(path, needed, model_layout=model_layout, rank=rank, strategy=strategy, alone=alone)
+    source = open_source(path, needed, model_layout=model_layout, rank=rank, strategy=strategy, alone=alone)
+    if source.sharded and not auto_trans:
+        raise _other_layout(path, model_layout)
+    return source
 
 
 def _other_layout(path: Path, model_layout: ModelLayout | None) -> CheckpointError:

@@ -53,8 +53,8 @@ def run(arguments: argparse.Namespace) -> int:
     """Print the plan; 0 when it fits, 9 otherwise."""
     config = read_run(arguments.config, overrides=arguments.overrides)
     if config.model.model_config.pet_config is not None and config.run_mode in ("train", "finetune"):
-        problem = "trains an adapter, on one rank; plans are of runs that train every weight."
-        fix = "codellama check tells the memory of an adapter; without pet_config, all weights are planned."
+        problem = "trains an adapter, of which every rank has a copy; plans are of runs that train every weight."
+        fix = "codellama check tells the memory of each rank; without pet_config, all weights are planned."
         raise ConfigError("model.model_config.pet_config", problem, fix=fix)
     device = config.context.device_target
     asked = parse_layout(arguments.layout) if arguments.layout else None

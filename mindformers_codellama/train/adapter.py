@@ -49,9 +49,10 @@ class TrainedAdapter:
         write_adapter(folder, config, weights, force=True)
 
 
-def base_weights(run: RunConfig) -> str:
-    """The checkpoint of the frozen weights: `load_checkpoint`, unless that names the adapter's own run to go on with."""
-    return run.model.checkpoint_name_or_path if run.resume_training else run.start_weights
+def base_run(run: RunConfig) -> RunConfig:
+    """The run whose `start_weights` are the frozen weights: `load_checkpoint`, unless that names the adapter's run to go on with."""
+    base = run.model.checkpoint_name_or_path if run.resume_training else run.start_weights
+    return replace(run, load_checkpoint=base, resume_training=False)
 
 
 def open_adapter(run: RunConfig, network: LlamaNetwork, comm: Comm = SINGLE) -> TrainedAdapter | None:
@@ -71,18 +72,27 @@ def open_adapter(run: RunConfig, network: LlamaNetwork, comm: Comm = SINGLE) -> 
     if pet is None:
         return None
     layers = add_adapter(network, pet, run.seed)
-    base = base_weights(run)
-    start = replace(run, load_checkpoint=base, resume_training=False)
+    start = base_run(run)
+    base = start.start_weights
     together(None if comm.is_alone else comm, lambda: load_start(network, start), doing="reading the model", slow=True)
     frozen = frozen_digest(network)
-    _require_same(comm, base, frozen)
+    require_same_model(comm, base, frozen)
     settings = {key: value for key, value in asdict(pet).items() if key not in ("param_init_type", "compute_dtype")}
     text = json.dumps(settings | {"modules": list(layers), "base": frozen}, sort_keys=True)
     return TrainedAdapter(pet, layers, base, text)
 
 
-def _require_same(comm: Comm, base: str, frozen: str) -> None:
-    """Refuse ranks whose machines have different models at one path."""
+def require_same_model(comm: Comm, base: str, frozen: str) -> None:
+    """Refuse ranks whose machines have different models at one path.
+
+    Args:
+        comm: this process among the ranks, which must all call this.
+        base: the path.
+        frozen: `frozen_digest` of what this rank read there.
+
+    Raises:
+        CheckpointError: so it is.
+    """
     if comm.is_alone:
         return
     doing = "comparing the models"

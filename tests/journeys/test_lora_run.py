@@ -7,7 +7,8 @@ import pytest
 import train_case
 import yaml
 
-from mindformers_codellama.checkpoint.adapter_format import read_adapter
+from mindformers_codellama.checkpoint.adapter_config import AdapterConfig
+from mindformers_codellama.checkpoint.adapter_format import read_adapter, write_adapter
 from mindformers_codellama.checkpoint.ckpt_format import read_ckpt
 from mindformers_codellama.cli.main import main
 from mindformers_codellama.config.read import read_run
@@ -68,6 +69,35 @@ def test_only_the_adapter_is_trained_saved_and_moved(tmp_path, base):
     assert np.abs(adapter.weights["model.layers.0.feed_forward.w2.weight"].b).max() > 1e-3, "B has left zero"
     assert found.network_checkpoint is None
     assert json.loads((found.adapter / "adapter_config.json").read_text())["lora_alpha"] == 8
+
+
+def test_a_dry_run_refuses_what_the_run_would(tmp_path, base, capsys):
+    write_adapter(tmp_path / "adapter", AdapterConfig(rank=2, alpha=4.0, dropout=0.0, base_model="base"), {})
+    wrong = {
+        f"load_checkpoint={tmp_path / 'adapter'}": "is a low-rank adapter, not a model. Fix: name the model it was trained on",
+        f"load_checkpoint={tmp_path / 'nowhere'}": "nowhere: does not exist",
+        "model.model_config.hidden_size=32": "has shape [40, 16], the model needs [40, 32]",
+        f"output_dir={base / 'base'}": "already holds",
+    }
+    ranks = ["use_parallel=True", "parallel_config.data_parallel=2", "model.model_config.pet_config.lora_dropout=0"]
+    path = write(base, tmp_path / "l.yaml", tmp_path / "l")
+    config = yaml.safe_load(path.read_text())
+    config["model"]["model_config"]["pet_config"] = None
+    (tmp_path / "whole.yaml").write_text(yaml.safe_dump(config))
+    for override, words in wrong.items():
+        for file, others in ((path, []), (path, ranks), (tmp_path / "whole.yaml", [])):
+            flags = [word for change in (override, *others) for word in ("--set", change)]
+            assert main(["finetune", str(file), "--dry-run", *flags]) != 0, (override, others)
+            assert words in capsys.readouterr().err, (override, others)
+    assert main(["finetune", str(path), "--dry-run", *(word for change in ranks for word in ("--set", change))]) == 0
+    told = capsys.readouterr().out
+    cut = ["use_parallel=True", "parallel_config.model_parallel=2"]
+    for name, code in (("base/checkpoint_network", 0), ("nowhere", 3)):
+        flags = [word for change in (f"load_checkpoint={base / name}", *cut) for word in ("--set", change)]
+        assert main(["finetune", str(tmp_path / "whole.yaml"), "--dry-run", *flags]) == code
+    assert "ranks: 2 (data 2, model 1, stages 1)" in told
+    assert f"checkpoints: {tmp_path / 'l' / 'checkpoint' / 'rank_0'}, written by rank 0" in told
+    assert f"starts from the weights in {base / 'base' / 'checkpoint_network'}" in told
 
 
 @pytest.mark.slow

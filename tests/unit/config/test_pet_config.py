@@ -114,13 +114,25 @@ def test_a_plan_of_an_adapter_is_refused_and_check_counts_its_memory(tmp_path, c
     """Of Llama 2 7B: rank 4 on wq and wv of 2 layers is 2 * 2 * 4 * (4096 + 4096) numbers."""
     read(tmp_path)
     assert main(["plan", str(tmp_path / "run.yaml")]) == 2
-    assert "pet_config: trains an adapter, on one rank" in capsys.readouterr().err
+    assert "pet_config: trains an adapter, of which every rank has a copy" in capsys.readouterr().err
     main(["check", str(tmp_path / "run.yaml"), "--json"])
     memory = json.loads(capsys.readouterr().out)["memory"]
     count = 2 * 2 * 4 * (4096 + 4096)
     assert (memory["adapter"], memory["gradients"], memory["optimizer"]) == (4 * count, 4 * count, 8 * count)
     weights = 2 * 32000 * 4096 + 2 * (4 * 4096**2 + 3 * 4096 * 11008) + 5 * 4096
     assert memory["weights"] == 4 * weights
+    compiled = (
+        "--set",
+        "model.model_config.pet_config.lora_dropout=0",
+        "--set",
+        "runner_config.gradient_accumulation_steps=2",
+        "--set",
+        "kernels=off",
+    )
+    main(["check", str(tmp_path / "run.yaml"), "--json", *compiled])
+    assert json.loads(capsys.readouterr().out)["memory"]["gradients"] == 8 * count, "sums beside gradients"
+    main(["check", str(tmp_path / "run.yaml"), "--json", "--set", "use_parallel=True", "--set", "parallel_config.data_parallel=8"])
+    assert json.loads(capsys.readouterr().out)["memory"] == memory, "every rank has it all"
     main(["check", str(tmp_path / "run.yaml"), "--json", "--set", "model.model_config.compute_dtype=bfloat16"])
     narrow = json.loads(capsys.readouterr().out)["memory"]["weights"]
     assert 4 * weights - narrow == 2 * 2 * (4 * 4096**2 + 3 * 4096 * 11008), "matrices of the blocks in bfloat16"
