@@ -124,6 +124,9 @@ def test_the_order_follows_the_cursor():
     assert prefers_suffix_first("def f():\n    ", "\n")
     assert prefers_suffix_first("x = (", "  \nrest")
     assert prefers_suffix_first("x = ", "")
+    assert prefers_suffix_first("def f():\n", "    return 1\n"), "before a line that is there, as in the paper's tasks of whole lines"
+    assert prefers_suffix_first("def f():\n    ", "return 1\n")
+    assert prefers_suffix_first("", "import os\n")
     assert not prefers_suffix_first("impor", "\n"), "inside a word"
     assert not prefers_suffix_first("f(", ")\n"), "inside a line"
 
