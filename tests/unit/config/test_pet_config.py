@@ -141,7 +141,7 @@ def test_a_plan_of_an_adapter_is_refused_and_check_counts_its_memory(tmp_path, c
 def test_every_command_of_the_page_is_understood():
     page = (Path(__file__).parents[3] / "docs" / "lora.md").read_text(encoding="utf-8")
     commands = re.findall(r"^codellama (.+)$", page, re.MULTILINE)
-    assert {command.split()[0] for command in commands} == {"finetune", "predict", "infill", "chat", "merge-lora"}
+    assert {command.split()[0] for command in commands} == {"finetune", "launch", "predict", "infill", "chat", "merge-lora"}
     for command in commands:
         words = shlex.split(command, comments=True)
         arguments = parse(build_parser([words[0]]), words)
