@@ -41,7 +41,9 @@ def add_arguments(suite: argparse.ArgumentParser) -> None:
     suite.add_argument("--files", nargs="+", required=True, metavar="SOURCE", help="files, folders (.py), quoted globs, or python-stdlib")
     suite.add_argument("--split", choices=("held-out", "train"), default="held-out", help="which part of python-stdlib")
     suite.add_argument("--lines", type=int, default=10, metavar="N", help="lines of each file (default 10)")
-    suite.add_argument("--take", choices=TAKEN, default="line", help="the whole line (default), or the rest of it behind a place in it")
+    suite.add_argument(
+        "--take", choices=TAKEN, default="line", help="the whole line (default), its rest behind a place in it, or a span inside it"
+    )
     suite.add_argument("--pick-seed", type=int, default=0, metavar="N", help="another seed chooses other lines (default 0)")
     suite.add_argument("--limit", type=int, metavar="N", help="the first N lines alone, in the order of the files")
     suite.add_argument("--json", dest="as_json", action="store_true", help="print the report as JSON")

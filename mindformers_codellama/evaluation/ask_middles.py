@@ -54,10 +54,18 @@ def ask_for_middle(pipe: InfillingPipeline, infill: InfillOptions, config: Gener
     return ask
 
 
+def before_rest_of_line(text: str, suffix: str) -> str:
+    """The text up to where it says again what stands in the cursor's line behind the cursor; all of it where it does not."""
+    rest = suffix.partition("\n")[0]
+    at = text.find(rest, 1) if rest.strip() else -1
+    return text if at < 0 else text[:at]
+
+
 def ask_to_continue(pipe: InfillingPipeline, until: str, config: GenerationConfig) -> Ask:
     """The text before the cursor alone, as a model without infilling sees it: what infilling has to be better than.
 
-    A token that the cursor cuts is healed, as it is for middles.
+    A token that the cursor cuts is healed, as it is for middles. Where text follows in the cursor's line, an answer ends before
+    that text when it comes to it: a model that cannot see what follows would not know where to end.
 
     Args:
         pipe: model and tokenizer.
@@ -76,7 +84,8 @@ def ask_to_continue(pipe: InfillingPipeline, until: str, config: GenerationConfi
         rule = AnswerRule(begins=healed, stop=infill_stop(prefix, suffix, until=until), apart=True)
 
         def record(text: str, reason: str) -> dict[str, Any]:
-            return {"completion": middle(hole, text, reason), "finish_reason": reason, "order": "prefix", "trimmed": kept != prefix}
+            own = before_rest_of_line(text, suffix)
+            return {"completion": middle(hole, own, reason), "finish_reason": reason, "order": "prefix", "trimmed": kept != prefix}
 
         return Asked(ids=[tokenizer.bos_token_id, *ids], rule=rule, record=record)
 

@@ -1,7 +1,7 @@
-"""Lines of source files to fill in, or their rests: which, and the files they are from.
+"""Lines of source files to fill in, or parts of them: which, and the files they are from.
 
 A line is chosen by the SHA-256 of seed, file name and line number, so the choice depends neither on other files nor on the version
-of Python, and more lines of a file include the fewer. Likewise the word a rest begins with.
+of Python, and more lines of a file include the fewer. Likewise the words a part begins and ends with.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ class SourceFile:
 
 @dataclass(frozen=True, kw_only=True)
 class LineTask:
-    """One line taken out of a file, or the rest of one: the cursor stands where it began, the answer is what stood there."""
+    """One line taken out of a file, or a part of one: the cursor stands where it began, the answer is what stood there."""
 
     file: SourceFile
     number: int
@@ -42,7 +42,7 @@ class LineTask:
     start: int
     """First character taken out: the line's, or that of a word in it."""
     end: int
-    """Behind its last; the line end is part of the suffix."""
+    """Behind its last; what follows in the line, and the line end, are part of the suffix."""
 
     @property
     def task_id(self) -> str:
@@ -101,8 +101,8 @@ def _text(path: Path, *, named: bool) -> str | None:
         raise DataError(path, f"cannot be read: {error.strerror}.") from error
 
 
-TAKEN = ("line", "rest")
-"""The whole line with its indentation, or what stands behind a place in it where a word or a mark begins or ends."""
+TAKEN = ("line", "rest", "span")
+"""The whole line with its indentation; what stands behind a place in it where a word begins or ends; or between two such places."""
 
 
 def line_tasks(files: Iterable[SourceFile], *, per_file: int, seed: int = 0, taken: str = "line") -> Problems[LineTask]:
@@ -112,21 +112,21 @@ def line_tasks(files: Iterable[SourceFile], *, per_file: int, seed: int = 0, tak
         files: of different names.
         per_file: lines of each file, at most all that are not blank.
         seed: another one chooses other lines and places in them.
-        taken: one of `TAKEN`; of a line of one word there is no rest, and it is not chosen.
+        taken: one of `TAKEN`; a line of one word has no rest and no span, and is not chosen.
 
     Raises:
-        DataError: every line of every file is blank, or has one word where a rest is wanted.
+        DataError: every line of every file is blank, or has too few words for what is wanted.
     """
     tasks: dict[str, LineTask] = {}
     digest = hashlib.sha256()
     for file in files:
         digest.update(f"{file.name}\0{file.text}\0".encode())
-        found = _lines(file) if taken == "line" else _rests(_lines(file), seed)
+        found = _lines(file) if taken == "line" else _parts(_lines(file), seed, whole_rest=taken == "rest")
         ranked = sorted(found, key=lambda task: _lot(seed, task))
         chosen = sorted(ranked[:per_file], key=lambda task: task.number)
         tasks.update({task.task_id: task for task in chosen})
     if not tasks:
-        problem = "every line is blank." if taken == "line" else "every line is blank or a single word."
+        problem = "every line is blank." if taken == "line" else f"every line is blank or has too few words for a {taken}."
         raise DataError("files", problem, fix="give source files with text.")
     return Problems(Path("source files"), digest.hexdigest(), tasks)
 
@@ -139,13 +139,21 @@ def _lines(file: SourceFile) -> Iterable[LineTask]:
         start += len(line) + 1
 
 
-def _rests(lines: Iterable[LineTask], seed: int) -> Iterable[LineTask]:
-    """The lines from the beginning or end of a word on, where something stands before it and behind it."""
+def _parts(lines: Iterable[LineTask], seed: int, *, whole_rest: bool) -> Iterable[LineTask]:
+    """The lines from the beginning or end of a word on, to their end or to a later such place; text stands on every side."""
     for task in lines:
         borders = [match.start() for match in re.finditer(r"\b", task.line)]
         places = [at for at in borders if task.line[:at].strip() and task.line[at:].strip()]
-        if places:
-            yield replace(task, start=task.start + places[int.from_bytes(_lot(seed, task)[:8], "big") % len(places)])
+        starts = [at for at in places if whole_rest or task.line[at : places[-1]].strip()]
+        if not starts:
+            continue
+        lot = _lot(seed, task)
+        start = starts[int.from_bytes(lot[:8], "big") % len(starts)]
+        if whole_rest:
+            yield replace(task, start=task.start + start)
+            continue
+        ends = [at for at in places if task.line[start:at].strip()]
+        yield replace(task, start=task.start + start, end=task.start + ends[int.from_bytes(lot[8:16], "big") % len(ends)])
 
 
 def _lot(seed: int, task: LineTask) -> bytes:

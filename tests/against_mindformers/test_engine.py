@@ -20,7 +20,9 @@ from mindformers_codellama.model.llama import LlamaNetwork
 pytestmark = pytest.mark.mindformers
 pytest.importorskip("mindformers.tools", reason="needs the [mindformers] extra")
 
-FILES = sorted(path for path in (Path(__file__).parents[2] / "configs").rglob("*.yaml") if not path.stem.endswith(("_lora", "_lora_910b", "_demo")))
+FILES = sorted(
+    path for path in (Path(__file__).parents[2] / "configs").rglob("*.yaml") if not path.stem.endswith(("_lora", "_lora_910b", "_demo"))
+)
 """Adapters and products in bfloat16 on a CPU are of the native engine."""
 MODES = ["train", "finetune", "eval", "predict"]
 READ_BY_DATASETS = {"auto_tune", "filepath_prefix", "autotune_per_step"}

@@ -15,7 +15,9 @@ from mindformers_codellama.config.sections_callbacks import CALLBACK_TYPES
 from mindformers_codellama.engines.mindformers_keys import CALLBACKS, CPU_VALUES, LEFT_OUT, SECTION_MODES, VALUES
 from mindformers_codellama.engines.translate import Found, translate
 
-FILES = sorted(path for path in (Path(__file__).parents[3] / "configs").rglob("*.yaml") if not path.stem.endswith(("_lora", "_lora_910b", "_demo")))
+FILES = sorted(
+    path for path in (Path(__file__).parents[3] / "configs").rglob("*.yaml") if not path.stem.endswith(("_lora", "_lora_910b", "_demo"))
+)
 """Adapters and products in bfloat16 on a CPU are of the native engine."""
 ASCEND = ["engine=mindformers", "optimizer.type=AdamW"]
 

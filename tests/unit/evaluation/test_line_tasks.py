@@ -1,12 +1,14 @@
 """Which lines are taken out of files, and how near an answer is."""
 
 import functools
+import re
 
 import numpy as np
 import pytest
 
 from mindformers_codellama.data.stdlib_source import collect_stdlib
 from mindformers_codellama.errors import DataError
+from mindformers_codellama.evaluation.ask_middles import before_rest_of_line
 from mindformers_codellama.evaluation.exactness import edit_distance, edit_similarity, nearness, nearness_report
 from mindformers_codellama.evaluation.line_tasks import SourceFile, line_tasks, read_source_files
 
@@ -69,8 +71,37 @@ def test_the_rest_of_a_line_begins_where_a_word_begins_or_ends_and_is_chosen_by_
     assert [task.start for task in tasks] != [task.start for task in again.values()]
     few = line_tasks([file], per_file=5, taken="rest").tasks
     assert set(few.items()) <= {(task.task_id, task) for task in tasks}
-    with pytest.raises(DataError, match="blank or a single word"):
+    with pytest.raises(DataError, match="too few words for a rest"):
         line_tasks([SourceFile("a", " word\n\n")], per_file=1, taken="rest")
+
+
+def test_a_span_lies_between_two_words_of_a_line_with_text_on_both_sides():
+    text = "".join(f"    alpha_{number} = beta({number}, 'two words')\nname = 1\n    word\n" for number in range(60))
+    file = SourceFile("a.py", text)
+    tasks = list(line_tasks([file], per_file=999, taken="span").tasks.values())
+    assert {task.number % 3 for task in tasks} == {1, 2}, "a line of one word has no span"
+    whole = text.split("\n")
+    lengths = set()
+    for task in tasks:
+        line = whole[task.number - 1]
+        before, behind = task.hole.prefix.rpartition("\n")[2], task.hole.suffix.partition("\n")[0]
+        assert before + task.line + behind == line
+        assert all(part.strip() for part in (before, task.line, behind))
+        for one, other in ((before[-1], task.line[0]), (task.line[-1], behind[0])):
+            assert bool(re.match(r"\w", one)) != bool(re.match(r"\w", other)), line
+        lengths.add(len(task.line))
+        if task.number % 3 == 2:
+            assert (before, task.line, behind) == ("name", " = ", "1")
+    assert len(lengths) > 8, "spans of every length"
+    with pytest.raises(DataError, match="too few words for a span"):
+        line_tasks([SourceFile("a", "two\n")], per_file=1, taken="span")
+
+
+def test_an_answer_without_the_suffix_ends_before_the_rest_of_its_line():
+    assert before_rest_of_line("path) as file:", ") as file:\n    pass\n") == "path"
+    assert before_rest_of_line("))", ")\n") == ")", "a span is never empty"
+    assert before_rest_of_line("path) as other:", ") as file:\n") == "path) as other:"
+    assert before_rest_of_line("a b", " \nb") == before_rest_of_line("a b", "\nb") == "a b"
 
 
 def test_carriage_returns_stay_in_the_suffix():
