@@ -44,7 +44,9 @@ def add_arguments(suite: argparse.ArgumentParser) -> None:
     group.add_argument("--make", type=Path, metavar="FILE", help="write the tasks as JSON lines and do nothing else")
     group.add_argument("--force", action="store_true", help="replace an existing FILE of --make")
     group = suite.add_argument_group("infilling")
-    group.add_argument("--order", choices=tuple(ORDERS), default="auto", help="prefix or suffix first; auto chooses by the cursor")
+    group.add_argument(
+        "--order", choices=tuple(ORDERS), default="auto", help="prefix or suffix first; auto: the model's own order, or by the cursor"
+    )
     group.add_argument("--suffix-first", dest="order", action="store_const", const="spm", help="the same as --order spm")
     group.add_argument("--no-heal", dest="heal", action="store_false", help="keep a prefix that ends inside a token as it is")
 

@@ -27,7 +27,7 @@ from mindformers_codellama.evaluation.samples import Place, read_answers, read_s
 LONGEST_LINE = 64
 """Tokens of an answer when nothing is said."""
 PREFIX = "prefix"
-ORDER_HELP = "prefix or suffix first; auto chooses by the cursor; prefix: without the suffix, as a model that cannot infill is asked"
+ORDER_HELP = "prefix or suffix first; auto: the model's own, or by the cursor; prefix: without the suffix, as a model that cannot infill"
 EXAMPLES = """examples:
   codellama eval infilling-lines CodeLlama-7b-hf --files python-stdlib --output lines_7b --batch-size 8
   codellama eval infilling-lines CodeLlama-7b-hf --files src --lines 5 --order spm --until eot --output lines_src --json

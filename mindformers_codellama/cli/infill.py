@@ -72,7 +72,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_opening_arguments(parser)
     group = parser.add_argument_group("infilling")
     group.add_argument("--fill", metavar="MARK", help=f"fill in every MARK of a text or file, such as '{FILL_MARK}', first to last")
-    group.add_argument("--order", choices=tuple(ORDERS), default="auto", help="prefix or suffix first; auto chooses by the cursor")
+    group.add_argument(
+        "--order", choices=tuple(ORDERS), default="auto", help="prefix or suffix first; auto: the model's own order, or by the cursor"
+    )
     group.add_argument(
         "--until",
         choices=("block", "line", "eot"),

@@ -131,7 +131,7 @@ class CausalLM:
             prefix: text before the cursor.
             suffix: text behind it.
             tokenizer: of the model.
-            suffix_first: order SPM instead of PSM; None chooses by the cursor.
+            suffix_first: order SPM instead of PSM; None: the model's own order, or by the cursor.
             until: `eot`: where the model ends it; `block`: also where it leaves the cursor's block or closes a bracket of the
                 suffix; `line`: also at the end of its first line.
             heal: token healing, when the prefix ends inside a token.

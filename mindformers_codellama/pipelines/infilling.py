@@ -19,7 +19,7 @@ from mindformers_codellama.pipelines.generating import CausalLM
 from mindformers_codellama.pipelines.infilling_input import read_inputs
 from mindformers_codellama.pipelines.text_generation import TextGenerationPipeline
 from mindformers_codellama.text.holes import FILL_MARK, Hole
-from mindformers_codellama.text.infilling import infilling_pieces, require_infilling
+from mindformers_codellama.text.infilling import infilling_pieces, order_of_model, require_infilling
 from mindformers_codellama.text.infilling_fit import Snippet, comment_mark
 from mindformers_codellama.text.infilling_prompt import FRAME, InfillingPrompt, infilling_prompt
 from mindformers_codellama.text.stream import without_cut_character
@@ -41,7 +41,7 @@ class InfillOptions:
     """
 
     suffix_first: bool | None = None
-    """Order SPM; None chooses by the cursor."""
+    """Order SPM; None: the model's own order, or by the cursor."""
     until: str = "block"
     """`eot`, `line` or `block`, see `generation.infill_stop`."""
     heal: bool = True
@@ -103,6 +103,7 @@ class InfillingPipeline:
 
     def __init__(self, model: CausalLM, tokenizer: LlamaTokenizer, *, batch_size: int = 1, name: str = "", **options: Any) -> None:
         require_infilling(tokenizer, model.config, name)
+        self._order = order_of_model(model.config, name)
         self._texts = TextGenerationPipeline(model, tokenizer, batch_size=batch_size)
         self.model = model
         self.tokenizer = tokenizer
@@ -254,7 +255,7 @@ class InfillingPipeline:
 
     def prompt(self, hole: Hole, infill: InfillOptions, room: int) -> InfillingPrompt:
         """What the model reads for a cursor, in at most `room` ids."""
-        order, others = infill.suffix_first, infill.snippets
+        order, others = self._order if infill.suffix_first is None else infill.suffix_first, infill.snippets
         return infilling_prompt(self.tokenizer, *hole, suffix_first=order, heal=infill.heal, room=room, context=others)
 
     def _rule(self, prompt: InfillingPrompt, infill: InfillOptions) -> AnswerRule:

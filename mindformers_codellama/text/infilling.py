@@ -14,7 +14,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from mindformers_codellama.config.families import FAMILIES
+from mindformers_codellama.config.families import FAMILIES, ModelFacts
 from mindformers_codellama.config.model_config import ModelConfig
 from mindformers_codellama.errors import GenerationError, TokenizerError
 from mindformers_codellama.text.join import SPACE_PIECE
@@ -140,10 +140,25 @@ def require_trained_infilling(config: ModelConfig, name: str = "") -> None:
     Raises:
         GenerationError: as `require_infilling`.
     """
-    known = [FAMILIES[name]] if name in FAMILIES else [facts for facts in FAMILIES.values() if _same_shape(facts.config, config)]
+    known = _known(config, name)
     if known and not any(facts.can_infill for facts in known):
         who = name or " or ".join(facts.name for facts in known)
         raise GenerationError(who, "was not trained to fill in the middle: it would answer with junk.", fix=_who_can())
+
+
+def order_of_model(config: ModelConfig, name: str = "") -> bool | None:
+    """The order that is better at every cursor for this model: True for SPM; None where the cursor decides.
+
+    Args:
+        config: sizes of the model; they tell a model of the registry when there is no name.
+        name: registry name, or empty.
+    """
+    orders = {facts.suffix_first for facts in _known(config, name)}
+    return orders.pop() if len(orders) == 1 else None
+
+
+def _known(config: ModelConfig, name: str) -> list[ModelFacts]:
+    return [FAMILIES[name]] if name in FAMILIES else [facts for facts in FAMILIES.values() if _same_shape(facts.config, config)]
 
 
 def _same_shape(one: ModelConfig, other: ModelConfig) -> bool:

@@ -176,7 +176,8 @@ def test_a_tokenizer_without_the_marks_is_refused_before_weights_are_read(no_wei
 @pytest.mark.parametrize(
     ("words", "code", "says"),
     [
-        (["app.py"], 2, "no model is named. Fix: codellama infill MODEL app.py"),
+        (["app.py"], 2, "codellama_demo answers"),
+        (["app.py"], 2, "app.py: is not FILE:LINE:COL. Fix: write src/app.py:41:9"),
         ([], 2, "there is nothing to fill in"),
         (["a", "b", "c"], 2, "got 3 words"),
         (["m", "app.py"], 2, "app.py: is not FILE:LINE:COL. Fix: write src/app.py:41:9"),

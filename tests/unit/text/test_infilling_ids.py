@@ -2,6 +2,7 @@
 
 import random
 import sys
+from dataclasses import replace
 
 import pytest
 import sentencepiece
@@ -11,7 +12,7 @@ from mindformers_codellama import infilling_prompt_ids
 from mindformers_codellama.config.families import FAMILIES, model_facts
 from mindformers_codellama.config.model_config import ModelConfig
 from mindformers_codellama.errors import GenerationError, TokenizerError
-from mindformers_codellama.text.infilling import models_that_infill, prefers_suffix_first, require_infilling
+from mindformers_codellama.text.infilling import models_that_infill, order_of_model, prefers_suffix_first, require_infilling
 from mindformers_codellama.text.special import AddedToken
 from mindformers_codellama.text.tokenizer import LlamaTokenizer
 
@@ -129,6 +130,13 @@ def test_the_order_follows_the_cursor():
     assert prefers_suffix_first("", "import os\n")
     assert not prefers_suffix_first("impor", "\n"), "inside a word"
     assert not prefers_suffix_first("f(", ")\n"), "inside a line"
+
+
+def test_a_model_has_an_order_of_its_own_only_where_one_was_measured():
+    demo = model_facts("codellama_demo").config
+    assert order_of_model(demo) is order_of_model(demo, "codellama_demo_instruct") is True
+    assert all(order_of_model(model_facts(name).config, name) is None for name in models_that_infill())
+    assert order_of_model(replace(demo, hidden_size=512)) is None
 
 
 @pytest.mark.parametrize("name", sorted(name for name, facts in FAMILIES.items() if not facts.can_infill))
