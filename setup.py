@@ -59,10 +59,10 @@ CORE = [
     "shtab>=1.7",
 ]
 TEMPLATES = ["fschat>=0.2.36"]
-TEST = [*TEMPLATES, "pytest>=8", "pytest-timeout>=2.3", "hypothesis>=6", "torch==2.13.0", "transformers>=4.57,<6", "peft>=0.17"]
+PEER = ["pytest>=8", "pytest-timeout>=2.3", "hypothesis>=6"]
+TEST = [*TEMPLATES, *PEER, "pytest-xdist>=3.6", "torch==2.13.0", "transformers>=4.57,<6", "peft>=0.17"]
 LINT = ["ruff>=0.9", "mypy>=1.14", "import-linter>=2.1", "types-PyYAML", "types-tqdm"]
 MINDFORMERS = ["mindspore>=2.9,<2.10", "mindformers==1.9.*"]
-PEER = ["pytest>=8", "pytest-timeout>=2.3", "hypothesis>=6"]
 
 setup(
     name="mindformers_codellama",

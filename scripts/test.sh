@@ -21,8 +21,8 @@ everyday() {
     ruff format --check .
     mypy
     lint-imports >/dev/null || lint-imports
-    echo "== tests"
-    python -m pytest "$@"
+    echo "== tests, in two processes"
+    python -m pytest -n 2 --dist loadfile "$@"
 }
 
 over_ranks() {
