@@ -115,7 +115,7 @@ cat <<END
 Try next:
   source .venv/bin/activate
   codellama infill --fill '<FILL>' 'import re\nimport <FILL>\n\nprint(sys.argv)\n'
-  codellama chat codellama_demo_instruct
+  codellama chat codellama_demo_instruct      asked: Write a function total(items) that returns the sum of items.
   codellama chat $configs/predict_codellama_tiny.yaml ${size[*]} --tokenizer $tokenizer --prompt-style alpaca \\
     --load-checkpoint $work/finetune/checkpoint
   codellama check $configs/finetune_codellama_34b_910b.yaml      what a run on 32 NPUs would do
