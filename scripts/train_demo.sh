@@ -33,6 +33,7 @@ part=() some=()
 mapfile -t words < <(python scripts/examples/demo_text.py library)
 mapfile -t files < <(python scripts/examples/demo_text.py all)
 mapfile -t held_out < <(python scripts/examples/demo_text.py held-out)
+[ "$rows" = 0 ] || { words=("${words[@]:0:100}") files=("${files[@]:0:100}"); }
 
 step() { printf '\n== %s\n' "$1"; }
 once() { # FILE COMMAND...: unless an earlier run has made FILE
