@@ -105,9 +105,7 @@ class InfillingPipeline:
         require_infilling(tokenizer, model.config, name)
         self._order = order_of_model(model.config, name)
         self._texts = TextGenerationPipeline(model, tokenizer, batch_size=batch_size)
-        self.model = model
-        self.tokenizer = tokenizer
-        self.batch_size = batch_size
+        self.model, self.tokenizer, self.batch_size = model, tokenizer, batch_size
         # the model's own limits are those of answers and count the prompt; a middle has its own
         self.infill, options = split_options(InfillOptions(), options)
         self.generation = self._updated(replace(model.generation, max_new_tokens=None), options)
@@ -255,8 +253,8 @@ class InfillingPipeline:
 
     def prompt(self, hole: Hole, infill: InfillOptions, room: int) -> InfillingPrompt:
         """What the model reads for a cursor, in at most `room` ids."""
-        order, others = self._order if infill.suffix_first is None else infill.suffix_first, infill.snippets
-        return infilling_prompt(self.tokenizer, *hole, suffix_first=order, heal=infill.heal, room=room, context=others)
+        order = self._order if infill.suffix_first is None else infill.suffix_first
+        return infilling_prompt(self.tokenizer, *hole, suffix_first=order, heal=infill.heal, room=room, context=infill.snippets)
 
     def _rule(self, prompt: InfillingPrompt, infill: InfillOptions) -> AnswerRule:
         stop = infill_stop(prompt.prefix, prompt.suffix, until=infill.until, comment=comment_mark(infill.path))
