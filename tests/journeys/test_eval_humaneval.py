@@ -152,7 +152,7 @@ def test_the_other_sections_of_the_page_run(needs_sandbox, tmp_path, monkeypatch
     assert "exact match 0.0000 of 2 lines in 1 files" in out
     assert "| pass@1 | 0 | 0 |  |" in out
     assert sorted(path.name for path in Path("compared").iterdir()) == ["comparison.json", "comparison.md", "comparison.png"]
-    assert len(Path("ppl_tiny/windows.jsonl").read_text().splitlines()) > 0
+    assert len(Path("ppl_demo/windows.jsonl").read_text().splitlines()) > 0
 
 
 def test_the_page_runs(needs_sandbox, tmp_path, monkeypatch, capsys):
