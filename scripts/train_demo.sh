@@ -25,8 +25,11 @@ while [ $# -gt 0 ]; do
     esac
 done
 [[ $rows =~ ^[0-9]+$ ]] || { echo "error: --rows: got $rows, must be a whole number" >&2; exit 2; }
+made=$(cat "$output/rows" 2>/dev/null || echo "$rows")
+[ "$made" = "$rows" ] || { echo "error: $output was begun with --rows $made, and is not gone on with --rows $rows. Fix: give another --output" >&2; exit 2; }
 make_environment "${CODELLAMA_VENVS:-.}/.venv" ""
 mkdir -p "$output"
+echo "$rows" > "$output/rows"
 part=() some=()
 [ "$rows" = 0 ] || part=(--set train_dataset.data_loader.num_samples="$rows") some=(--limit 20)
 

@@ -30,6 +30,15 @@ def quiet_logging_setup():
     _forget_handlers()
 
 
+@pytest.fixture
+def nothing_chosen(monkeypatch):
+    """Kernels are chosen anew, whatever an earlier test chose, and none stay chosen."""
+    from mindformers_codellama.kernels import choose  # which imports MindSpore
+
+    monkeypatch.delenv("CODELLAMA_KERNELS", raising=False)
+    monkeypatch.setattr(choose, "_PROCESS", choose._Process())
+
+
 def _forget_handlers() -> None:
     logger = logging.getLogger("mindformers_codellama")
     logger.handlers.clear()

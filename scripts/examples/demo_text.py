@@ -8,7 +8,7 @@
 Files that are mostly tables (character maps, numbers, escapes) are left out: a quarter of the tokens, and little to learn.
 
 Why chains: behind `<MID>` the words to go on from are those before `<SUF>`, far away. In real code the next word is known so
-rarely that a small model took the whole of its first 30 million tokens to learn nothing of it; where every word has one successor it
+rarely that a small model learned nothing of it from its first 36 million ids; where every word has one successor it
 learns to look there within 500 steps, and then does so in real code too.
 """
 

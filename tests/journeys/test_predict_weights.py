@@ -9,33 +9,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 from generation_case import NEW, PROMPTS
+from kernels_case import needs_kernels
 
 import mindformers_codellama
 from mindformers_codellama.checkpoint.open import open_checkpoint
 from mindformers_codellama.checkpoint.packed_manifest import read_packed_manifest
 from mindformers_codellama.cli.main import main
-from mindformers_codellama.errors import CodeLlamaError
-from mindformers_codellama.kernels import choose, library
 from mindformers_codellama.pipelines.causal_lm import LlamaForCausalLM
 from mindformers_codellama.pipelines.packed_lm import PackedCausalLM
 
-
-def has_kernels() -> bool:
-    try:
-        library.load_library()
-    except CodeLlamaError:
-        return False
-    return True
-
-
-needs_kernels = pytest.mark.skipif(not has_kernels(), reason="the kernel library is not built")
-
-
-@pytest.fixture(autouse=True)
-def kernels(monkeypatch):
-    """Every test decides anew, whatever an earlier one chose, and leaves nothing chosen."""
-    monkeypatch.delenv("CODELLAMA_KERNELS", raising=False)
-    monkeypatch.setattr(choose, "_PROCESS", choose._Process())
+pytestmark = pytest.mark.usefixtures("nothing_chosen")
 
 
 @pytest.fixture(scope="module")

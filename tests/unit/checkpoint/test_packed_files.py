@@ -10,6 +10,7 @@ from pathlib import Path
 import ml_dtypes
 import numpy as np
 import pytest
+from kernels_case import needs_kernels
 from safetensors.numpy import load_file
 
 from mindformers_codellama.checkpoint import packed_write
@@ -25,19 +26,10 @@ from mindformers_codellama.checkpoint.packed_model import ROLES, part_names
 from mindformers_codellama.checkpoint.packed_open import checkpoint_config, open_packed
 from mindformers_codellama.checkpoint.packed_write import InMemory, pack_weights
 from mindformers_codellama.checkpoint.quantize import quantize_checkpoint
-from mindformers_codellama.errors import CheckpointError, CodeLlamaError
-from mindformers_codellama.kernels import library
+from mindformers_codellama.errors import CheckpointError
 from mindformers_codellama.quantization import quantize as by_numpy
 
 FORMS = {"bf16": ("bfloat16", 0), "w8": ("int8", 64), "w4": ("int4", 64)}
-
-
-def has_kernels() -> bool:
-    try:
-        library.load_library()
-    except CodeLlamaError:
-        return False
-    return True
 
 
 def restored(matrix, form, group):
@@ -93,7 +85,7 @@ def test_made_at_load_and_ahead_gives_the_same_bytes_in_any_block_size_with_and_
         assert made.arrays[name].ctypes.data % ALIGNMENT == 0
 
 
-@pytest.mark.skipif(not has_kernels(), reason="the kernel library is not built")
+@needs_kernels
 def test_the_kernels_pack_when_their_library_is_there(monkeypatch):
     monkeypatch.delenv("CODELLAMA_KERNELS", raising=False)
     assert packed_write.fastest_packer() is packed_write.pack_by_kernels

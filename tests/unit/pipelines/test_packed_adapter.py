@@ -5,6 +5,7 @@ import shutil
 
 import numpy as np
 import pytest
+from kernels_case import needs_kernels
 
 from mindformers_codellama import demo
 from mindformers_codellama.checkpoint import packed_write
@@ -17,8 +18,7 @@ from mindformers_codellama.checkpoint.tensors import ComputedTensor
 from mindformers_codellama.checkpoint.weight_map import Sizes, expected_shapes
 from mindformers_codellama.cli.main import main
 from mindformers_codellama.config.model_config import ModelConfig
-from mindformers_codellama.errors import CodeLlamaError, ConfigError
-from mindformers_codellama.kernels import choose, library
+from mindformers_codellama.errors import ConfigError
 from mindformers_codellama.pipelines.causal_lm import LlamaForCausalLM
 from mindformers_codellama.pipelines.open_model import find_source, open_model
 from mindformers_codellama.pipelines.packed_lm import PackedCausalLM
@@ -28,22 +28,7 @@ from mindformers_codellama.text.auto import AutoTokenizer, shipped_tokenizer
 RANK = 3
 
 
-def has_kernels() -> bool:
-    try:
-        library.load_library()
-    except CodeLlamaError:
-        return False
-    return True
-
-
-needs_kernels = pytest.mark.skipif(not has_kernels(), reason="the kernel library is not built")
-
-
-@pytest.fixture(autouse=True)
-def kernels(monkeypatch):
-    """Every test decides anew, and leaves nothing chosen."""
-    monkeypatch.delenv("CODELLAMA_KERNELS", raising=False)
-    monkeypatch.setattr(choose, "_PROCESS", choose._Process())
+pytestmark = pytest.mark.usefixtures("nothing_chosen")
 
 
 @pytest.fixture(scope="module")
