@@ -107,9 +107,9 @@ def test_the_adapter_answers_instructions_it_was_not_trained_on(tokenizer):
 
 def test_training_script_says_what_it_takes_and_mixes_no_runs(tmp_path):
     script = PROJECT / "scripts/train_demo.sh"
-    done = subprocess.run(["bash", str(script), "--rows", "many"], capture_output=True, text=True, check=False)
+    done = subprocess.run(["bash", str(script), "--rows", "many"], capture_output=True, text=True, check=False, timeout=60)
     assert (done.returncode, "--rows: got many" in done.stderr) == (2, True)
     (tmp_path / "rows").write_text("400\n")
-    done = subprocess.run(["bash", str(script), "--output", str(tmp_path)], capture_output=True, text=True, check=False)
+    done = subprocess.run(["bash", str(script), "--output", str(tmp_path)], capture_output=True, text=True, check=False, timeout=60)
     assert (done.returncode, "begun with --rows 400" in done.stderr) == (2, True)
     assert [path.name for path in tmp_path.iterdir()] == ["rows"]

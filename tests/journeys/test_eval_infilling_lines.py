@@ -90,6 +90,7 @@ def test_without_the_suffix_a_cut_token_is_healed_as_it_is_with_it(reuse, folder
     prompt = pipe.prompt(hole, InfillOptions(suffix_first=True), 128)
     assert prompt.healed
     assert (asked.rule.begins, asked.ids[1:]) == (prompt.healed, prompt.ids[prompt.ids.index(opened.tokenizer.middle_id) + 1 :])
+    assert asked.record("t('a').b", "stop")["completion"] == "t", "up to what follows in the line"
 
 
 def test_right_answers_are_all_exact_and_nothing_is_made_again(reuse, folder, sources, tmp_path, capsys):
